@@ -20,7 +20,8 @@ func Append(dst []byte, f *Frame, o Options) ([]byte, error) {
 		return dst, err
 	}
 	start := len(dst)
-	dst = slices.Grow(dst, headerBound(&f.Header)+minFrame+len(f.Payload))
+	const overhead = 16 // of a compressor on what it cannot compress, before it is undone
+	dst = slices.Grow(dst, headerBound(&f.Header)+minFrame+len(f.Payload)+overhead)
 
 	dst = append(dst, magic...)
 	dst = append(dst, format, byte(f.Kind), 0)
