@@ -1,0 +1,334 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jsonlake/lake/pkg/engine/codec"
+)
+
+// The two-phase commit of one segment, after group.reserve has pre-committed
+// it:
+//
+//	put        wal/…, create-only, the same bytes and key on every try
+//	           no answer in time → put a tombstone at the same key
+//	             created → the segment never was and never will be: roll back, try again as a new one
+//	             exists  → it is there: go on
+//	lease      valid now, after the put returned; else no commit, no answer
+//	commit     each run in its turn: an older reservation of its catalog is open → wait; the other runs go on.
+//	           An older segment that does not move within Patience is decided here, as the sweeper would
+//	answer     with the version, if the lease is valid after the index answered
+//
+// W: every run in a segment that counts is committed, sooner or later. Nobody
+// may answer "no" for it once its segment may be in the bucket.
+
+// finish brings a reserved segment to its end.
+func (e *Engine) finish(ctx context.Context, s *segment) {
+	defer e.group.settled(s)
+	data, err := s.encode()
+	if err != nil {
+		e.group.left()
+		e.rollBack(ctx, s)
+		e.fail(s.runs, err)
+		return
+	}
+	start := time.Now()
+	fate, err := e.putSegment(ctx, s.id, data)
+	e.group.left()
+	switch fate {
+	case segmentThere:
+		e.opts.Hooks.segmentPut(len(s.runs), len(data), time.Since(start))
+		e.commit(ctx, s)
+	case segmentNever:
+		e.rollBack(ctx, s)
+		e.tryAgain(s, err)
+	default: // the sweeper decides it
+		e.opts.Hooks.trouble("put segment", err)
+		for _, r := range s.runs {
+			e.group.answer(r, &UnknownError{ID: r.id, Err: err})
+		}
+	}
+}
+
+// maxTries is how many segments a run may be part of.
+const maxTries = 3
+
+func (e *Engine) tryAgain(s *segment, cause error) {
+	var again []*run
+	for _, r := range s.runs {
+		if r.tries++; r.tries < maxTries {
+			again = append(again, r)
+			continue
+		}
+		e.group.answer(r, fmt.Errorf("%w: the bucket did not take the write (nothing was stored): %w", ErrUnavailable, cause))
+	}
+	e.group.again(again)
+}
+
+func (e *Engine) fail(runs []*run, err error) {
+	for _, r := range runs {
+		e.group.answer(r, err)
+	}
+}
+
+func (e *Engine) preCommit(ctx context.Context, p PreCommit) (Reservation, error) {
+	ctx, cancel := context.WithTimeout(ctx, e.opts.IndexTimeout)
+	defer cancel()
+	return e.index.PreCommit(ctx, p)
+}
+
+// fate is what became of a segment's put.
+type fate uint8
+
+const (
+	segmentUnknown fate = iota
+	segmentThere        // it is in the bucket
+	segmentNever        // a tombstone stands in its place
+)
+
+// putSegment puts a segment, with retries, and decides with a tombstone when
+// no try was answered.
+func (e *Engine) putSegment(ctx context.Context, id SegmentID, data []byte) (fate, error) {
+	limit := e.opts.PutTimeout + time.Duration(len(data)>>20)*time.Second
+	key := id.Key()
+	pctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var err error
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		err = e.objects.Put(pctx, key, data)
+		if err == nil {
+			return segmentThere, nil
+		}
+		if errors.Is(err, ErrExists) {
+			return e.whatStands(ctx, id, data)
+		}
+		if sleep(pctx, pause) != nil {
+			break
+		}
+	}
+	f, terr := e.tombstone(ctx, id, data)
+	return f, errors.Join(fmt.Errorf("put %s: %w", key, err), terr)
+}
+
+// tombstone puts a tombstone where the segment would stand.
+func (e *Engine) tombstone(ctx context.Context, id SegmentID, data []byte) (fate, error) {
+	ctx, cancel := context.WithTimeout(ctx, e.opts.PutTimeout)
+	defer cancel()
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		err := e.objects.Put(ctx, id.Key(), tombstoneBytes(id))
+		if err == nil {
+			return segmentNever, nil
+		}
+		if errors.Is(err, ErrExists) {
+			return e.whatStands(ctx, id, data)
+		}
+		if sleep(ctx, pause) != nil {
+			return segmentUnknown, fmt.Errorf("put a tombstone for %s: %w", id.Key(), err)
+		}
+	}
+}
+
+// whatStands tells what stands under a segment's key: mine, or a tombstone.
+func (e *Engine) whatStands(ctx context.Context, id SegmentID, mine []byte) (fate, error) {
+	got, err := e.getObject(ctx, id.Key())
+	if err != nil {
+		return segmentUnknown, fmt.Errorf("get %s: %w", id.Key(), err)
+	}
+	if bytes.Equal(got, mine) {
+		return segmentThere, nil
+	}
+	f, _, err := codec.Decode(got, codec.Options{MaxPayload: maxFramePayload})
+	switch {
+	case err != nil:
+		return segmentUnknown, fmt.Errorf("%w: %s: %w", ErrDamaged, id.Key(), err)
+	case f.Kind == codec.KindTombstone:
+		return segmentNever, errors.New("another process has decided against this segment")
+	default:
+		return segmentUnknown, fmt.Errorf("%w: %s holds a segment of somebody else under this writer's name", ErrDamaged, id.Key())
+	}
+}
+
+// getObject reads a whole object, trying again for a while.
+func (e *Engine) getObject(ctx context.Context, key string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, e.opts.PutTimeout)
+	defer cancel()
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		b, err := e.objects.Get(ctx, key)
+		if err == nil || errors.Is(err, ErrNotExist) {
+			return b, err
+		}
+		if sleep(ctx, pause) != nil {
+			return nil, err
+		}
+	}
+}
+
+func tombstoneBytes(id SegmentID) []byte {
+	b, err := codec.Append(nil, &codec.Frame{Header: codec.Header{Kind: codec.KindTombstone, Writer: id.Writer, Epoch: id.Epoch}}, codec.Options{})
+	if err != nil { // constant and tiny: cannot fail
+		panic(err)
+	}
+	return b
+}
+
+// commit makes the runs of a segment that is in the bucket visible, each in
+// its turn, and answers them.
+func (e *Engine) commit(ctx context.Context, s *segment) {
+	// Longer than this nobody waits for an answer, and the sweeper has decided.
+	ctx, cancel := context.WithTimeout(ctx, e.opts.PutTimeout+20*time.Second)
+	defer cancel()
+	e.waitOwn(ctx, s)
+
+	todo := s.runs
+	var last error
+	var turn waiting
+	for pause := 2 * time.Millisecond; len(todo) > 0; pause = min(2*pause, 50*time.Millisecond) {
+		if !e.lease.valid(s.id.Epoch) {
+			if e.lease.epoch() != s.id.Epoch {
+				last = ErrEpoch
+				break
+			}
+			last = errors.New("the epoch lease has run out")
+		} else {
+			var older SegmentID
+			todo, older, last = e.commitOnce(ctx, s.id, todo)
+			if errors.Is(last, ErrEpoch) {
+				break
+			}
+			if turn.over(older, e.opts.Patience) {
+				if _, err := e.decide(ctx, older, allShards); err != nil {
+					e.opts.Hooks.trouble("decide "+older.Key(), err)
+				}
+			}
+		}
+		if len(todo) > 0 && sleep(ctx, pause) != nil {
+			break
+		}
+	}
+	if turn.total > 0 {
+		e.opts.Hooks.waited(turn.total)
+	}
+	for _, r := range todo {
+		e.group.answer(r, &UnknownError{ID: r.id, Err: last})
+	}
+}
+
+// waitOwn waits for this process's own older segments of the same catalogs,
+// but not longer than for anybody else's.
+func (e *Engine) waitOwn(ctx context.Context, s *segment) {
+	if len(s.after) == 0 {
+		return
+	}
+	t := time.NewTimer(e.opts.Patience)
+	defer t.Stop()
+	for _, before := range s.after {
+		select {
+		case <-before.decided:
+		case <-t.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+	s.after = nil // else every segment would keep all before it
+}
+
+// commitOnce asks the index to commit runs, answers those that are, and gives
+// the rest, with the segment they wait for.
+func (e *Engine) commitOnce(ctx context.Context, id SegmentID, runs []*run) (rest []*run, older SegmentID, last error) {
+	c := Commit{Epoch: id.Epoch, Segment: id, Runs: make([]CommitRun, len(runs))}
+	for i, r := range runs {
+		c.Runs[i] = CommitRun{Catalog: r.catalog, First: r.first, N: r.n, Type: r.typ, Path: r.path, Off: r.off, Len: r.len, Author: r.author}
+	}
+	ictx, cancel := context.WithTimeout(ctx, e.opts.IndexTimeout)
+	defer cancel()
+	res, err := e.index.Commit(ictx, c)
+	if err != nil {
+		e.sawEpoch(id.Epoch, err)
+		return runs, SegmentID{}, fmt.Errorf("commit: %w", err)
+	}
+	valid := e.lease.valid(id.Epoch)
+	for i, r := range runs {
+		switch c := res[i]; {
+		case c.Err != nil:
+			e.sawEpoch(id.Epoch, c.Err)
+			last = fmt.Errorf("commit: %w", c.Err)
+			rest = append(rest, r)
+		case c.State == RunWaiting:
+			if older.IsZero() {
+				older = c.Older
+			}
+			rest = append(rest, r)
+			last = fmt.Errorf("waiting for segment %s", c.Older.Key())
+		case c.State == RunGone:
+			// Decided more than ten minutes ago, or against what the bucket says.
+			e.group.answer(r, &UnknownError{ID: r.id, Err: errors.New("the index does not remember the reservation")})
+		case !valid:
+			last = errors.New("the epoch lease ran out while the index answered")
+			rest = append(rest, r)
+		default:
+			e.opts.Hooks.committed(r.catalog, r.first.Add(r.n-1), r.n)
+			if e.folder != nil {
+				e.folder.committed(r.catalog, r.n)
+			}
+			e.group.answer(r, nil)
+		}
+	}
+	return rest, older, last
+}
+
+// waiting measures for how long one older segment has been in the way.
+type waiting struct {
+	older SegmentID
+	since time.Time
+	total time.Duration
+}
+
+// over tells, given what is in the way now, whether it has been for longer
+// than the patience.
+func (w *waiting) over(older SegmentID, patience time.Duration) bool {
+	now := time.Now()
+	if older != w.older {
+		if !w.older.IsZero() {
+			w.total += now.Sub(w.since)
+		}
+		w.older, w.since = older, now
+	}
+	return !older.IsZero() && now.Sub(w.since) > patience
+}
+
+// rollBack takes the reservations of a segment that never was out of the way.
+func (e *Engine) rollBack(ctx context.Context, s *segment) {
+	shards := map[int]bool{}
+	for _, r := range s.runs {
+		shards[Shard(r.catalog)] = true
+	}
+	e.rollBackShards(ctx, s.id, shards)
+}
+
+// rollBackShards rolls a segment back in some shards: where it never was, or
+// where a reservation may have been made without an answer, which no segment
+// will ever hold. If such a shard executes the reservation later still, the
+// sweeper finds it.
+func (e *Engine) rollBackShards(ctx context.Context, id SegmentID, shards map[int]bool) {
+	list := make([]int, 0, len(shards))
+	for s := range shards {
+		list = append(list, s)
+	}
+	ctx, cancel := context.WithTimeout(ctx, e.opts.IndexTimeout)
+	defer cancel()
+	if err := e.index.Rollback(ctx, Rollback{Epoch: id.Epoch, Segment: id, Shards: list}); err != nil && !e.sawEpoch(id.Epoch, err) {
+		e.opts.Hooks.trouble("roll back "+id.Key(), err) // the sweeper will do it
+	}
+}
+
+var allShards = func() []int {
+	s := make([]int, Shards)
+	for i := range s {
+		s[i] = i
+	}
+	return s
+}()

@@ -1,0 +1,105 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"strings"
+	"sync"
+)
+
+// Engine is a lake: it writes, reads and folds documents over an index and a
+// bucket. Any number of engines, in any number of processes, may work on the
+// same index and bucket. It is safe for concurrent use.
+type Engine struct {
+	index   IndexAdapter
+	objects Objects
+	opts    Options
+	writer  string // this engine's name in segment keys, heartbeats and events
+
+	lease  lease
+	group  *group
+	docs   *documents
+	folder *folder
+
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+	done chan struct{}
+	once sync.Once
+}
+
+// New joins the lake of an index and a bucket, or makes it if both are empty,
+// and starts the engine's background work: the epoch lease, and what the
+// options ask for. It waits while another process opens an epoch. ctx bounds
+// the joining only. The engine does not own the index; close it after the
+// engine.
+func New(ctx context.Context, index IndexAdapter, objects Objects, opts Options) (*Engine, error) {
+	if err := opts.Validate(); err != nil {
+		return nil, err
+	}
+	e := &Engine{index: index, objects: objects, opts: opts, writer: newWriter(), done: make(chan struct{})}
+	e.docs = newDocuments(opts.DocumentCache)
+	e.group = newGroup(e)
+	e.lease.poke = make(chan struct{}, 1)
+	if err := e.checkFormat(ctx); err != nil {
+		return nil, err
+	}
+	if err := e.join(ctx, opts.NewEpoch); err != nil {
+		return nil, fmt.Errorf("join the lake: %w", err)
+	}
+	run, stop := context.WithCancel(context.WithoutCancel(ctx)) // the engine outlives its opening
+	e.stop = stop
+	e.start(run, e.keepLease)
+	e.start(run, e.group.run)
+	if opts.Sweep {
+		e.start(run, e.sweep)
+	}
+	if opts.FoldWorkers > 0 {
+		e.folder = newFolder(e, opts.FoldWorkers)
+		e.start(run, e.folder.run)
+	}
+	return e, nil
+}
+
+func (e *Engine) start(ctx context.Context, f func(context.Context)) {
+	e.wg.Go(func() { f(ctx) })
+}
+
+// Close refuses new writes, waits until those that were taken are answered or
+// ctx ends, and stops the background work. It may be called more than once.
+func (e *Engine) Close(ctx context.Context) error {
+	var err error
+	e.once.Do(func() {
+		close(e.done)
+		err = e.group.drain(ctx)
+		e.stop()
+		e.wg.Wait()
+	})
+	return err
+}
+
+// Epoch is the epoch in which this engine works; 0 while it joins one.
+func (e *Engine) Epoch() uint64 { return e.lease.epoch() }
+
+// Writer is this engine's name in segments and events.
+func (e *Engine) Writer() string { return e.writer }
+
+// Policy is the snapshot policy in force.
+func (e *Engine) Policy() Policy { return e.opts.Policy }
+
+// Ready tells whether the engine can answer: nil, ErrRecovering or
+// ErrUnavailable with the cause.
+func (e *Engine) Ready() error {
+	select {
+	case <-e.done:
+		return ErrClosed
+	default:
+		return e.lease.ready()
+	}
+}
+
+// newWriter draws eight lower-case base32 characters.
+func newWriter() string { return strings.ToLower(rand.Text()[:8]) }
+
+// newID mints the id of a write whose client gave none.
+func newID() string { return strings.ToLower(rand.Text()[:16]) }

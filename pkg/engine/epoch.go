@@ -1,0 +1,298 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// An epoch is one incarnation of the index. Its number stands in the keys of
+// all segments written in it, and the create-only object _lake/epoch/{n} says
+// that it exists. A process may answer definitely only while it knows that no
+// newer epoch exists: that knowledge is its lease.
+//
+// These three are constants of the format, kept in _lake/format.json: processes
+// that disagreed about them would not be safe together.
+const (
+	leaseTerm  = 4 * time.Second // a check that began at t holds until t + leaseTerm
+	leaseCheck = time.Second     // how often it is made
+	epochWait  = 5 * time.Second // a new epoch waits this long: longer than any older lease
+)
+
+// takeOver is how long an epoch may be opening before another process opens
+// the next one.
+const takeOver = 10 * time.Second
+
+// lease is this process's knowledge that its epoch is the newest.
+type lease struct {
+	mu     sync.Mutex
+	n      uint64    // 0: joining
+	from   time.Time // when the last successful check began
+	failed error     // of the last check, nil when it succeeded
+	poke   chan struct{}
+}
+
+func (l *lease) epoch() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.n
+}
+
+func (l *lease) grant(n uint64, from time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.n, l.from, l.failed = n, from, nil
+}
+
+func (l *lease) extend(n uint64, from time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.n == n {
+		l.from, l.failed = from, nil
+	}
+}
+
+func (l *lease) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failed = err
+}
+
+// leave gives up epoch n and wakes the keeper, which joins the next one.
+func (l *lease) leave(n uint64) {
+	l.mu.Lock()
+	if l.n == n {
+		l.n = 0
+	}
+	l.mu.Unlock()
+	select {
+	case l.poke <- struct{}{}:
+	default:
+	}
+}
+
+// valid tells whether epoch n is certain to be the newest at this moment. Both
+// clocks must agree: the monotonic one does not count the time a machine was
+// suspended, the wall clock may be stepped.
+func (l *lease) valid(n uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.n == n && n != 0 && l.fresh()
+}
+
+func (l *lease) fresh() bool {
+	now := time.Now()
+	wall := now.Round(0).Sub(l.from.Round(0))
+	return now.Sub(l.from) < leaseTerm && wall < leaseTerm && wall > -time.Second
+}
+
+// ready is nil when definite answers can be given. It says "unavailable" from
+// the first failed check on, although the lease still holds for a while: what
+// is under way may end well, what would begin now is better refused at once.
+func (l *lease) ready() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.n == 0:
+		return fmt.Errorf("%w: the index's epoch is being opened; try again shortly", ErrRecovering)
+	case l.failed != nil:
+		return fmt.Errorf("%w: the bucket does not answer: %w", ErrUnavailable, l.failed)
+	case !l.fresh():
+		return fmt.Errorf("%w: the epoch lease has run out; the bucket is slow or this process was stopped", ErrUnavailable)
+	}
+	return nil
+}
+
+// keepLease renews the lease, and joins again when the epoch is over.
+func (e *Engine) keepLease(ctx context.Context) {
+	tick := time.NewTicker(leaseCheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-e.lease.poke:
+		}
+		if n := e.lease.epoch(); n != 0 {
+			e.checkLease(ctx, n)
+		}
+		for e.lease.epoch() == 0 && ctx.Err() == nil {
+			if err := e.join(ctx, false); err != nil && ctx.Err() == nil {
+				e.opts.Hooks.trouble("join the lake", err)
+				sleep(ctx, 200*time.Millisecond+rand.N(300*time.Millisecond))
+			}
+		}
+	}
+}
+
+func (e *Engine) checkLease(ctx context.Context, n uint64) {
+	ctx, cancel := context.WithTimeout(ctx, leaseTerm/2)
+	defer cancel()
+	from := time.Now()
+	_, err := e.objects.Get(ctx, epochKey(n+1))
+	switch {
+	case errors.Is(err, ErrNotExist):
+		e.lease.extend(n, from)
+	case err == nil:
+		e.lease.leave(n)
+		return
+	default:
+		e.lease.fail(err)
+		e.opts.Hooks.trouble("check the epoch lease", err)
+	}
+	if now, err := e.index.Heartbeat(ctx, n, e.writer); err == nil {
+		e.group.sawTime(now)
+	} else if !e.sawEpoch(n, err) {
+		e.opts.Hooks.trouble("heartbeat", err)
+	}
+}
+
+// sawEpoch leaves epoch n if err says that it is over.
+func (e *Engine) sawEpoch(n uint64, err error) bool {
+	if errors.Is(err, ErrEpoch) {
+		e.lease.leave(n)
+		return true
+	}
+	return false
+}
+
+// formatObject is _lake/format.json.
+type formatObject struct {
+	Format      int    `json:"format"`
+	Name        string `json:"name"`
+	Shards      int    `json:"shards"`
+	LeaseMillis int64  `json:"lease_ms"`
+	WaitMillis  int64  `json:"wait_ms"`
+}
+
+// checkFormat makes the bucket's format object, or checks that this engine
+// can work with the one that is there.
+func (e *Engine) checkFormat(ctx context.Context) error {
+	mine := formatObject{Format: 1, Name: e.opts.Name, Shards: Shards, LeaseMillis: leaseTerm.Milliseconds(), WaitMillis: epochWait.Milliseconds()}
+	b, err := json.Marshal(mine)
+	if err != nil {
+		return err
+	}
+	theirs, err := e.objects.Get(ctx, formatKey)
+	if errors.Is(err, ErrNotExist) {
+		if err = e.objects.Put(ctx, formatKey, b); err == nil {
+			return nil
+		}
+		if errors.Is(err, ErrExists) {
+			theirs, err = e.objects.Get(ctx, formatKey)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", formatKey, err)
+	}
+	var f formatObject
+	if err := json.Unmarshal(theirs, &f); err != nil {
+		return fmt.Errorf("%w: %s is not JSON: %w", ErrDamaged, formatKey, err)
+	}
+	switch {
+	case f.Format != mine.Format:
+		return fmt.Errorf("the bucket has format %d, this version of Lake works with format %d; use a matching version", f.Format, mine.Format)
+	case f.Name != mine.Name:
+		return fmt.Errorf("the bucket belongs to the lake %q, not %q; name the right bucket, prefix or lake", f.Name, mine.Name)
+	case f != mine:
+		return fmt.Errorf("the bucket's constants %s are not this version's %s; use a matching version", theirs, b)
+	}
+	return nil
+}
+
+// join finds the newest epoch, opens one if the index needs it, and takes the
+// lease. force opens a new one in any case.
+//
+//	list epochs, ask the shards
+//	  all shards open in the newest, on the fenced server → join it
+//	  some shard opening in the newest → somebody is at it: wait, take over after 10 s
+//	  else                             → open the next (lost the race → wait likewise)
+func (e *Engine) join(ctx context.Context, force bool) error {
+	patience := takeOver + rand.N(5*time.Second)
+	waited := map[uint64]time.Time{} // when an epoch was first seen opening
+	for {
+		from := time.Now()
+		newest, err := e.newestEpoch(ctx)
+		if err != nil {
+			return err
+		}
+		shards, err := e.epochs(ctx)
+		if err != nil {
+			return err
+		}
+		joinable, opening := newest > 0, false
+		for i, s := range shards {
+			if s.N > newest {
+				return fmt.Errorf("index shard %x is in epoch %d, the bucket knows only %d: this index belongs to another bucket; check both addresses", i, s.N, newest)
+			}
+			joinable = joinable && s.N == newest && s.Open && s.Same
+			opening = opening || s.N == newest && newest > 0 && !s.Open
+		}
+		if joinable && !force {
+			e.lease.grant(newest, from)
+			e.opts.Hooks.epoch(newest)
+			_, err := e.index.Heartbeat(ctx, newest, e.writer) // before the first write: a writer without heartbeat is swept
+			return err
+		}
+		if _, lost := waited[newest]; (opening || lost) && !e.index.Exclusive() {
+			if !lost {
+				waited[newest] = from
+			}
+			if time.Since(waited[newest]) < patience {
+				if err := sleep(ctx, 100*time.Millisecond); err != nil {
+					return fmt.Errorf("%w: epoch %d is being opened by another process: %w", ErrRecovering, newest, err)
+				}
+				continue
+			}
+		}
+		switch err := e.openEpoch(ctx, newest+1, shards); {
+		case err == nil:
+			force = false
+		case errors.Is(err, errLostRace):
+			waited[newest+1] = time.Now()
+		case errors.Is(err, ErrEpoch): // somebody opened a later one meanwhile
+		default:
+			return fmt.Errorf("open epoch %d: %w", newest+1, err)
+		}
+	}
+}
+
+func (e *Engine) epochs(ctx context.Context) ([]ShardEpoch, error) {
+	ctx, cancel := context.WithTimeout(ctx, e.opts.IndexTimeout)
+	defer cancel()
+	s, err := e.index.Epochs(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ask the index for its epoch: %w", err)
+	}
+	return s, nil
+}
+
+func (e *Engine) newestEpoch(ctx context.Context) (uint64, error) {
+	var newest uint64
+	for o, err := range e.objects.List(ctx, epochPrefix, "") {
+		if err != nil {
+			return 0, fmt.Errorf("list epochs: %w", err)
+		}
+		if n, _, ok := parseEpochKey(o.Key); ok {
+			newest = max(newest, n)
+		}
+	}
+	return newest, nil
+}
+
+// sleep waits for d or until ctx ends, whose error it returns.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}

@@ -1,0 +1,252 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/jsonlake/lake/pkg/engine/codec"
+	"github.com/jsonlake/lake/pkg/engine/merge"
+)
+
+// What a caller can test for with errors.Is. Code gives the numbers that NATS,
+// HTTP and the command line answer with.
+var (
+	// ErrInvalid: the request breaks a rule; nothing was reserved, nothing stored.
+	ErrInvalid = errors.New("invalid request")
+	// ErrTooLarge: a body or document is over its limit; nothing was stored.
+	ErrTooLarge = errors.New("too large")
+	// ErrNotFound: the catalog was never written, or is deleted, or has no such part.
+	ErrNotFound = errors.New("not found")
+	// ErrPendingWrites: asked for by WithStrictPending: a write is being committed.
+	ErrPendingWrites = errors.New("pending writes")
+	// ErrBusy: admission refused the request; try again after a pause.
+	ErrBusy = errors.New("busy")
+	// ErrUnavailable: the index or the bucket does not answer; nothing is known
+	// to have happened, or (on a read) nothing can be told.
+	ErrUnavailable = errors.New("unavailable")
+	// ErrRecovering: a new epoch is being opened; try again shortly.
+	ErrRecovering = errors.New("recovering")
+	// ErrUnknown: the write may have been committed or may yet be; ask again
+	// with its id.
+	ErrUnknown = errors.New("outcome unknown")
+	// ErrDamaged: an object's bytes are not what was written; the error names it.
+	ErrDamaged = errors.New("damaged object")
+	// ErrClosed: the engine is closed.
+	ErrClosed = errors.New("lake is closed")
+)
+
+// What adapters answer the engine. None of them reaches a client as such.
+var (
+	// ErrEpoch: the index is in another epoch, not open, or not the same server.
+	ErrEpoch = errors.New("index is in another epoch")
+	// ErrStale: a fold's snapshot is no longer the latest.
+	ErrStale = errors.New("snapshot is not the latest any more")
+	// ErrExists: a create-only put found an object under its key.
+	ErrExists = errors.New("object exists")
+	// ErrNotExist: no object under this key.
+	ErrNotExist = errors.New("object does not exist")
+)
+
+// InvalidError says which rule a request broke, and where. It is ErrInvalid.
+type InvalidError struct {
+	Code   string // stable: invalid_path, invalid_catalog, invalid_version, invalid_json, duplicate_name, …
+	Field  string // catalog, path, merge, body, version, header …
+	Offset int    // byte of the field at which the rule broke, -1 when it has no place
+	Detail string // a sentence for a person
+}
+
+func (e *InvalidError) Error() string { return e.Detail }
+
+// Is makes errors.Is(err, ErrInvalid) hold.
+func (e *InvalidError) Is(target error) bool { return target == ErrInvalid }
+
+func invalid(code, field, format string, args ...any) error {
+	return invalidAt(code, field, -1, format, args...)
+}
+
+func invalidAt(code, field string, offset int, format string, args ...any) error {
+	return &InvalidError{Code: code, Field: field, Offset: offset, Detail: fmt.Sprintf(format, args...)}
+}
+
+// Invalid makes an *InvalidError for a door's own rules (an unknown header, a
+// malformed query).
+func Invalid(code, field, format string, args ...any) error {
+	return invalid(code, field, format, args...)
+}
+
+// UnknownError is ErrUnknown with the id under which the write's outcome can
+// be asked for.
+type UnknownError struct {
+	ID  string
+	Err error // why nothing is known
+}
+
+func (e *UnknownError) Error() string {
+	return fmt.Sprintf("the outcome of write %s is unknown (%v): it may have been committed or may yet be", e.ID, e.Err)
+}
+
+// Is makes errors.Is(err, ErrUnknown) hold.
+func (e *UnknownError) Is(target error) bool { return target == ErrUnknown }
+
+func (e *UnknownError) Unwrap() error { return e.Err }
+
+// Status is how an error is told to the outside: one table for every door.
+type Status struct {
+	HTTP int    // HTTP status, and Nats-Service-Error-Code
+	Code string // stable, for programs: the code of the problem JSON
+	Exit int    // exit status of the command line
+}
+
+// Code maps an error to its Status. nil is 200 "ok" 0; an error nobody
+// foresaw is 500 "internal" 1.
+func Code(err error) Status {
+	var inv *InvalidError
+	var body *merge.BodyError
+	var remote *Problem
+	switch {
+	case err == nil:
+		return Status{200, "ok", 0}
+	case errors.As(err, &remote):
+		return Status{remote.Status, remote.Code, exitOf(remote.Status)}
+	case errors.As(err, &inv):
+		return Status{400, inv.Code, 2}
+	case errors.As(err, &body):
+		if body.Code == "too_large" {
+			return Status{413, body.Code, 2}
+		}
+		return Status{400, body.Code, 2}
+	case errors.Is(err, ErrInvalid):
+		return Status{400, "invalid", 2}
+	case errors.Is(err, ErrNotFound):
+		return Status{404, "not_found", 3}
+	case errors.Is(err, ErrPendingWrites):
+		return Status{409, "pending_writes", 4}
+	case errors.Is(err, ErrTooLarge), errors.Is(err, merge.ErrTooLarge):
+		return Status{413, "too_large", 2}
+	case errors.Is(err, ErrBusy):
+		return Status{429, "busy", 5}
+	case errors.Is(err, ErrUnknown):
+		return Status{504, "unknown", 7}
+	case errors.Is(err, ErrDamaged), errors.Is(err, codec.ErrDamaged), errors.Is(err, merge.ErrCorruptBase):
+		return Status{500, "damaged", 8}
+	case errors.Is(err, ErrRecovering), errors.Is(err, ErrEpoch):
+		return Status{503, "recovering", 6}
+	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrClosed):
+		return Status{503, "unavailable", 6}
+	case errors.Is(err, context.DeadlineExceeded):
+		return Status{504, "deadline", 7}
+	case errors.Is(err, context.Canceled):
+		return Status{503, "cancelled", 6}
+	default:
+		return Status{500, "internal", 1}
+	}
+}
+
+func exitOf(status int) int {
+	switch status {
+	case 400, 413, 415, 422:
+		return 2
+	case 404:
+		return 3
+	case 403, 409, 412:
+		return 4
+	case 429:
+		return 5
+	case 503:
+		return 6
+	case 504:
+		return 7
+	default:
+		return 1
+	}
+}
+
+// Problem is an error on the wire: RFC 9457 problem details with a stable
+// code. A client that receives one gets it back as an error, with the same
+// Code as on the serving side.
+type Problem struct {
+	Type    string `json:"type"`
+	Title   string `json:"title"`
+	Status  int    `json:"status"`
+	Detail  string `json:"detail"`
+	Code    string `json:"code"`
+	Field   string `json:"field,omitempty"`
+	Offset  *int   `json:"offset,omitempty"`
+	Pointer string `json:"pointer,omitempty"`
+	Catalog string `json:"catalog,omitempty"`
+	ID      string `json:"id,omitempty"` // of a write whose outcome is unknown
+}
+
+func (p *Problem) Error() string { return p.Detail }
+
+// Is maps the codes back to the sentinels.
+func (p *Problem) Is(target error) bool {
+	switch target {
+	case ErrInvalid:
+		return p.Status == 400
+	case ErrNotFound:
+		return p.Status == 404
+	case ErrTooLarge:
+		return p.Status == 413
+	case ErrBusy:
+		return p.Status == 429
+	case ErrPendingWrites:
+		return p.Code == "pending_writes"
+	case ErrUnknown:
+		return p.Code == "unknown"
+	case ErrRecovering:
+		return p.Code == "recovering"
+	case ErrUnavailable:
+		return p.Code == "unavailable"
+	case ErrDamaged:
+		return p.Code == "damaged"
+	}
+	return false
+}
+
+// ProblemOf gives the problem details of an error about a catalog ("" for
+// none). Internal errors keep their text to themselves: it may name hosts.
+func ProblemOf(err error, catalog string) *Problem {
+	var p *Problem
+	if errors.As(err, &p) {
+		return p
+	}
+	st := Code(err)
+	p = &Problem{Type: "about:blank", Title: titles[st.HTTP], Status: st.HTTP, Code: st.Code, Detail: err.Error(), Catalog: catalog}
+	var inv *InvalidError
+	var body *merge.BodyError
+	var unknown *UnknownError
+	switch {
+	case errors.As(err, &inv):
+		p.Field = inv.Field
+		if inv.Offset >= 0 {
+			p.Offset = &inv.Offset
+		}
+	case errors.As(err, &body):
+		p.Field, p.Pointer = "body", body.Pointer
+		if body.Offset >= 0 {
+			p.Offset = &body.Offset
+		}
+	case errors.As(err, &unknown):
+		p.ID = unknown.ID
+	case st.Code == "internal":
+		p.Detail = "internal error; the server's log has the cause"
+	}
+	return p
+}
+
+// JSON is the problem's wire form.
+func (p *Problem) JSON() []byte {
+	b, err := json.Marshal(p)
+	if err != nil { // strings and integers only: cannot fail
+		panic(err)
+	}
+	return b
+}
+
+var titles = map[int]string{
+	400: "Invalid request", 403: "Forbidden", 404: "Not found", 409: "Conflict", 412: "Version mismatch",
+	413: "Too large", 422: "Id reused", 429: "Busy", 500: "Internal error", 503: "Unavailable", 504: "Outcome unknown",
+}

@@ -1,0 +1,313 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/jsonlake/lake/pkg/engine/merge"
+)
+
+// Index is what a lake knows about its bucket: which runs are reserved and
+// which are committed, in which order, and where their frames stand. It can be
+// lost whole; the bucket rebuilds it.
+//
+// The two-phase commit of a segment, as the index sees it:
+//
+//	PreCommit  reserves versions for every run of a segment, a shard at a time. The
+//	           plan of the segment remembers what was reserved in the shard; the
+//	           reservation stands in its catalog's list of open reservations,
+//	           in the order in which it was given.
+//	Commit     makes runs visible at their reserved versions, but only in turn: a run
+//	           whose catalog has an older open reservation of another segment
+//	           is Waiting and nothing of it changes. The plan becomes the receipt.
+//	Rollback   decides that runs never happen: their reservations go, what waited for
+//	           them may be committed. The plan remembers that too.
+//
+// A run is decided when it is committed or rolled back, and stays so. The plan
+// lives at least ten minutes after the last of its runs was decided; so every
+// method may be repeated, or arrive late, and has its effect once:
+// a repeated PreCommit answers what is planned, a repeated Commit its version,
+// a Commit of a run that was rolled back or whose plan is gone answers Gone and
+// never inserts.
+//
+// Each method is atomic within a shard, not across shards. It takes the epoch
+// in which the caller works and answers ErrEpoch when the shard is in another
+// one, is not open, or is not the server that was fenced. Any other error means
+// that the effect is unknown. Time is the index's own clock, which never moves
+// an order backwards.
+//
+// Implementations must be safe for concurrent use. enginetest.TestIndex is
+// this contract as a suite.
+type Index interface {
+	// PreCommit reserves versions. It answers per run; an error of its own
+	// means that no shard answered.
+	PreCommit(ctx context.Context, p PreCommit) (Reservation, error)
+	// Commit makes runs visible. It answers per run, in the order of c.Runs.
+	Commit(ctx context.Context, c Commit) ([]Committed, error)
+	// Rollback decides against every undecided run that the segment has planned
+	// in the given shards, but for those in Keep.
+	Rollback(ctx context.Context, r Rollback) error
+	// View is one consistent moment of a catalog: its head, its latest snapshot
+	// and the runs after both the snapshot and after. A catalog that was never
+	// written has a zero View.
+	View(ctx context.Context, epoch uint64, catalog string, after Version) (View, error)
+	// Snapshots lists the registered snapshots of a catalog with stop > after,
+	// ascending, at most limit.
+	Snapshots(ctx context.Context, epoch uint64, catalog string, after Version, limit int) ([]Snapshot, error)
+	// Fold registers a snapshot by compare-and-set: ErrStale unless the latest
+	// one stops at f.Snapshot.Start, and unless f.Snapshot.Stop is the last
+	// version of a live run. Runs up to its stop leave the live log; segments
+	// without live runs become garbage.
+	// Repeating a fold that was registered is a success.
+	Fold(ctx context.Context, f Fold) error
+	// Catalogs lists catalogs that have a committed run, by name, with names
+	// greater than after that begin with prefix, at most limit.
+	Catalogs(ctx context.Context, epoch uint64, prefix, after string, limit int) ([]CatalogInfo, error)
+	Close() error
+}
+
+// PreCommit asks to reserve versions for the runs of one segment. Runs of one
+// catalog are reserved in the order of Runs.
+type PreCommit struct {
+	Epoch   uint64
+	Segment SegmentID
+	Runs    []Reserve
+}
+
+// Reserve is one run to be reserved: N deltas of a catalog.
+type Reserve struct {
+	Catalog string
+	N       int        // deltas, ≥ 1
+	Type    merge.Type // of a run of one
+	Path    string     // of a run of one
+}
+
+// Reservation answers a PreCommit.
+type Reservation struct {
+	Now  time.Time // index time, the latest of the shards; zero when none answered
+	Runs []Reserved
+}
+
+// Reserved is what became of one Reserve.
+type Reserved struct {
+	First Version
+	// Paced: nothing was reserved, because the catalog has used up the ids of
+	// this second and is more than a second ahead; try again in a moment.
+	Paced bool
+	// Err is set when the run's shard did not answer (the reservation may exist,
+	// or come to exist: the run must be left out of the segment, the sweeper
+	// rolls it back) or answered ErrEpoch (there is no reservation).
+	Err error
+}
+
+// Commit asks to make runs of a segment visible.
+type Commit struct {
+	Epoch   uint64
+	Segment SegmentID
+	Runs    []CommitRun
+}
+
+// CommitRun says where the frame of a planned run stands.
+type CommitRun struct {
+	Catalog string
+	First   Version
+	N       int
+	Type    merge.Type // of a run of one
+	Path    string     // of a run of one
+	Off     int64      // of the frame in the segment, bytes
+	Len     int64      // of the frame, bytes
+	Author  string     // for the event
+}
+
+// CommitState is what became of a CommitRun.
+type CommitState uint8
+
+// The states. The zero value is not one of them.
+const (
+	RunCommitted CommitState = iota + 1 // visible at its version, now or already before
+	RunWaiting                          // an older reservation of the catalog is open
+	RunGone                             // rolled back, or the plan is gone: it never was
+)
+
+// Committed answers a CommitRun.
+type Committed struct {
+	State CommitState
+	Older SegmentID // when RunWaiting: the segment of the oldest open reservation
+	Err   error     // the shard did not answer, or ErrEpoch: unknown
+}
+
+// Rollback decides runs of a segment negatively. Only who holds the tombstone
+// of the segment, or knows that the segment has not these runs, may ask.
+type Rollback struct {
+	Epoch   uint64
+	Segment SegmentID
+	Shards  []int
+	Keep    []RunKey
+}
+
+// RunKey names a run.
+type RunKey struct {
+	Catalog string
+	First   Version
+}
+
+// Run is a committed run in the live log.
+type Run struct {
+	First   Version    `json:"first"`
+	Last    Version    `json:"last"`
+	N       int        `json:"n"`
+	Type    merge.Type `json:"-"` // of a run of one, else 0
+	Path    string     `json:"-"` // of a run of one
+	Segment SegmentID  `json:"-"`
+	Off     int64      `json:"-"`
+	Len     int64      `json:"-"`
+}
+
+// Snapshot is a registered snapshot with its pack: the document at Stop, and
+// the deltas (Start, Stop], where Start is the stop of the snapshot before.
+type Snapshot struct {
+	Start     Version `json:"start"`
+	Stop      Version `json:"stop"`
+	DocBytes  int64   `json:"doc_bytes"`  // of the document, uncompressed; 0 when absent
+	PackBytes int64   `json:"pack_bytes"` // of the pack object
+}
+
+// View is one moment of a catalog.
+type View struct {
+	Head     Version  // last committed version, 0_0 when never written
+	Snapshot Snapshot // the latest; zero when there is none
+	Runs     []Run    // committed, ascending, contiguous from max(Snapshot.Stop, after) to Head
+	Deltas   int64    // deltas in the live log, all of them
+	Bytes    int64    // frame bytes in the live log, all of them
+	// Pending tells that a reservation is open; PendingSince is the index time of
+	// the oldest one.
+	Pending      bool
+	PendingSince time.Time
+	Now          time.Time
+}
+
+// Fold registers a snapshot.
+type Fold struct {
+	Epoch    uint64
+	Catalog  string
+	Snapshot Snapshot
+}
+
+// CatalogInfo is a line of a catalog listing.
+type CatalogInfo struct {
+	Catalog string  `json:"catalog"`
+	Version Version `json:"version"` // last committed
+	Bytes   int64   `json:"bytes"`   // of the document at the latest snapshot
+	Deltas  int64   `json:"deltas"`  // since that snapshot
+	Updated int64   `json:"updated"` // unix seconds of the last version
+}
+
+// Maintenance is what the sweeper, the lease check and a new epoch need of an
+// index. The same rules hold as for Index.
+type Maintenance interface {
+	// Heartbeat says that a writer lives, in every shard, and moves the shards'
+	// mark. It answers ErrEpoch like any method; it is the lease check's look at
+	// the index.
+	Heartbeat(ctx context.Context, epoch uint64, writer string) (now time.Time, err error)
+	// Stuck lists the undecided segments, whatever their age, oldest first.
+	Stuck(ctx context.Context, epoch uint64) ([]Stuck, error)
+	// Plan is what a segment has planned in a shard, in the order of its runs;
+	// empty when there is no plan.
+	Plan(ctx context.Context, epoch uint64, shard int, segment SegmentID) ([]Planned, error)
+	// Garbage lists segments without live runs in a shard, since when, oldest
+	// first, at most limit.
+	Garbage(ctx context.Context, epoch uint64, shard, limit int) ([]Garbage, error)
+
+	// Epochs tells what each shard believes, in order of the shards. It works in
+	// any state. A shard that knows nothing has a zero ShardEpoch.
+	Epochs(ctx context.Context) ([]ShardEpoch, error)
+	// Exclusive tells that no other process can hold this index open, so that no
+	// older lease can be alive: a new epoch need not wait.
+	Exclusive() bool
+	// Fence moves a shard to epoch n, state opening, unless it is at n (then
+	// nothing changes) or at a later one (ErrEpoch). From then on
+	// it refuses everything but n's Restore, Reservations, Resolve and Open.
+	Fence(ctx context.Context, shard int, n uint64) error
+	// Restore inserts runs (ascending by version in each catalog) that lie above
+	// their catalog's head, and adopts snapshots whose stop lies above it; what
+	// the shard already holds is passed over. Restored runs go
+	// to the outbox when events are on.
+	Restore(ctx context.Context, shard int, n uint64, r Restore) error
+	// Reservations lists the plans of segments that are undecided in the shard.
+	Reservations(ctx context.Context, shard int, n uint64) ([]SegmentID, error)
+	// Resolve decides every open run of the segment while the shard is opening: a
+	// run at or below its catalog's head was restored and counts as committed,
+	// the rest is rolled back.
+	Resolve(ctx context.Context, shard int, n uint64, segment SegmentID) error
+	// Open opens a fenced shard: no version will be given at or below the
+	// second floor. Opening an open epoch does nothing.
+	Open(ctx context.Context, shard int, n uint64, floor int64) error
+}
+
+// Stuck is an undecided segment.
+type Stuck struct {
+	Segment   SegmentID
+	Shards    []int     // in which it has undecided runs
+	Since     time.Time // index time of its pre-commit, the oldest
+	Heartbeat time.Time // last heartbeat of its writer by index time; zero: none
+	Now       time.Time // index time
+}
+
+// Planned is a run in a plan.
+type Planned struct {
+	Catalog string
+	First   Version
+	N       int
+	State   PlanState
+}
+
+// PlanState is the state of a planned run.
+type PlanState uint8
+
+// The states of a planned run.
+const (
+	PlanOpen PlanState = iota
+	PlanCommitted
+	PlanRolledBack
+)
+
+// Garbage is a segment that a shard does not need any more.
+type Garbage struct {
+	Segment SegmentID
+	Since   time.Time
+}
+
+// ShardEpoch is a shard's idea of its epoch.
+type ShardEpoch struct {
+	N     uint64
+	Open  bool
+	Mark  time.Time // index time of the last accepted work
+	Same  bool      // the server is the one that was fenced (Redis: master_replid)
+	Empty bool      // knows no catalog
+}
+
+// Restore is what a new epoch puts back into a shard.
+type Restore struct {
+	Runs      []RestoreRun
+	Snapshots []RestoreSnapshot
+}
+
+// RestoreRun is a run of a sealed segment.
+type RestoreRun struct {
+	Catalog string
+	Run     Run
+	Author  string
+}
+
+// RestoreSnapshot is a snapshot found in the bucket.
+type RestoreSnapshot struct {
+	Catalog  string
+	Snapshot Snapshot
+}
+
+// IndexAdapter is all that an engine uses of an index.
+type IndexAdapter interface {
+	Index
+	Maintenance
+	Leases
+}

@@ -1,0 +1,144 @@
+package engine
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Object keys are made and parsed here and nowhere else.
+//
+//	_lake/format.json                                 format version, name, constants
+//	_lake/epoch/{n:06}.json                           epoch n exists
+//	_lake/epoch/{n:06}.seal.json                      which segments of epoch n count
+//	wal/{epoch:06}/{unix:010}-{writer}-{n:08}.seg     a segment, or a tombstone in its place
+//	{md5[0:4]}/{enc}/snap/{start}~{stop}.snap         the document at stop
+//	{md5[0:4]}/{enc}/delta/{start}~{stop}.pack        its deltas (start, stop]
+const (
+	formatKey   = "_lake/format.json"
+	epochPrefix = "_lake/epoch/"
+	walPrefix   = "wal/"
+)
+
+// SegmentID names a segment, the object of one group commit.
+type SegmentID struct {
+	Epoch  uint64
+	Unix   int64  // index time as the writer last saw it, seconds; spreads and orders listings, nothing depends on it
+	Writer string // eight lower-case base32 characters, drawn at process start
+	N      uint64 // counts from 1 in each writer
+}
+
+// Key is the segment's object key.
+func (s SegmentID) Key() string {
+	return fmt.Sprintf("wal/%06d/%010d-%s-%08d.seg", s.Epoch, s.Unix, s.Writer, s.N)
+}
+
+// String is the short form that stands in index members:
+// "1/1700000000-abcdefgh-1".
+func (s SegmentID) String() string {
+	b := strconv.AppendUint(make([]byte, 0, 40), s.Epoch, 10)
+	b = append(b, '/')
+	b = strconv.AppendInt(b, s.Unix, 10)
+	b = append(b, '-')
+	b = append(b, s.Writer...)
+	b = append(b, '-')
+	return string(strconv.AppendUint(b, s.N, 10))
+}
+
+// IsZero tells whether s names no segment.
+func (s SegmentID) IsZero() bool { return s == SegmentID{} }
+
+// ParseSegmentID parses the short form.
+func ParseSegmentID(s string) (SegmentID, error) {
+	epoch, rest, ok1 := strings.Cut(s, "/")
+	unix, rest, ok2 := strings.Cut(rest, "-")
+	writer, n, ok3 := strings.Cut(rest, "-")
+	if ok1 && ok2 && ok3 {
+		if id, ok := makeSegmentID(epoch, unix, writer, n); ok && id.String() == s {
+			return id, nil
+		}
+	}
+	return SegmentID{}, fmt.Errorf("%q is not the name of a segment", s)
+}
+
+// ParseSegmentKey parses an object key under wal/.
+func ParseSegmentKey(key string) (SegmentID, error) {
+	rest, ok0 := strings.CutPrefix(key, walPrefix)
+	rest, ok1 := strings.CutSuffix(rest, ".seg")
+	epoch, rest, ok2 := strings.Cut(rest, "/")
+	unix, rest, ok3 := strings.Cut(rest, "-")
+	writer, n, ok4 := strings.Cut(rest, "-")
+	if ok0 && ok1 && ok2 && ok3 && ok4 {
+		if id, ok := makeSegmentID(epoch, unix, writer, n); ok && id.Key() == key {
+			return id, nil
+		}
+	}
+	return SegmentID{}, fmt.Errorf("%q is not the key of a segment", key)
+}
+
+func makeSegmentID(epoch, unix, writer, n string) (SegmentID, bool) {
+	e, err1 := strconv.ParseUint(epoch, 10, 64)
+	u, err2 := strconv.ParseInt(unix, 10, 64)
+	i, err3 := strconv.ParseUint(n, 10, 64)
+	if err1 != nil || err2 != nil || err3 != nil || u < 0 || len(writer) != 8 || strings.Trim(writer, "abcdefghijklmnopqrstuvwxyz234567") != "" {
+		return SegmentID{}, false
+	}
+	return SegmentID{Epoch: e, Unix: u, Writer: writer, N: i}, true
+}
+
+func walEpochPrefix(epoch uint64) string { return fmt.Sprintf("wal/%06d/", epoch) }
+
+func epochKey(n uint64) string { return fmt.Sprintf("%s%06d.json", epochPrefix, n) }
+
+func sealKey(n uint64) string { return fmt.Sprintf("%s%06d.seal.json", epochPrefix, n) }
+
+// parseEpochKey tells the epoch of an epoch object or seal.
+func parseEpochKey(key string) (n uint64, seal, ok bool) {
+	rest, ok := strings.CutPrefix(key, epochPrefix)
+	if !ok {
+		return 0, false, false
+	}
+	num, isSeal := strings.CutSuffix(rest, ".seal.json")
+	if !isSeal {
+		if num, ok = strings.CutSuffix(rest, ".json"); !ok {
+			return 0, false, false
+		}
+	}
+	n, err := strconv.ParseUint(num, 10, 64)
+	if err != nil || isSeal && sealKey(n) != key || !isSeal && epochKey(n) != key {
+		return 0, false, false
+	}
+	return n, isSeal, true
+}
+
+// SnapshotKey is the object key of the document at stop.
+func SnapshotKey(catalog string, start, stop Version) string {
+	return CatalogDir(catalog) + "/snap/" + start.String() + "~" + stop.String() + ".snap"
+}
+
+// PackKey is the object key of the deltas (start, stop].
+func PackKey(catalog string, start, stop Version) string {
+	return CatalogDir(catalog) + "/delta/" + start.String() + "~" + stop.String() + ".pack"
+}
+
+// ParseSnapshotKey tells whose snapshot stands under a key.
+func ParseSnapshotKey(key string) (catalog string, start, stop Version, err error) {
+	parts := strings.Split(key, "/")
+	if len(parts) == 4 && parts[2] == "snap" {
+		name, ok := strings.CutSuffix(parts[3], ".snap")
+		a, b, ok2 := strings.Cut(name, "~")
+		if ok && ok2 {
+			catalog, err = DecodeCatalog(parts[1])
+			if err == nil {
+				start, err = ParseVersion(a)
+			}
+			if err == nil {
+				stop, err = ParseVersion(b)
+			}
+			if err == nil && SnapshotKey(catalog, start, stop) == key {
+				return catalog, start, stop, nil
+			}
+		}
+	}
+	return "", Version{}, Version{}, fmt.Errorf("%q is not the key of a snapshot", key)
+}

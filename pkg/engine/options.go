@@ -1,0 +1,127 @@
+package engine
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/jsonlake/lake/pkg/engine/merge"
+)
+
+// Options of an Engine. The zero value of each field means its default.
+type Options struct {
+	// Name of the lake, kept in the bucket's format object so that two lakes are
+	// not mixed up; default "lake".
+	Name string
+
+	// Limits of documents and patches; see merge.Limits for the defaults.
+	Limits merge.Limits
+	// MaxBody is the largest body of one delta, bytes; default 16 MiB. The doors
+	// may allow less.
+	MaxBody int64
+	// MaxBatch is the most deltas of one batch; default 10,000.
+	MaxBatch int
+	// MaxPendingBytes bounds the bodies of writes that are not answered yet; what
+	// is over it gets ErrBusy. Default 256 MiB.
+	MaxPendingBytes int64
+	// MaxPendingWrites bounds their number; default 65,536.
+	MaxPendingWrites int
+
+	// MaxInflight is how many segments may be on their way to the bucket at once;
+	// a group forms while all are taken. Default 8.
+	MaxInflight int
+	// MaxGroupBytes closes a group; default 4 MiB.
+	MaxGroupBytes int64
+	// Linger is how long a group waits for company although it could leave;
+	// default 0.
+	Linger time.Duration
+
+	// PutTimeout is how long the put of a segment is tried, plus a second a MiB,
+	// before a tombstone decides; default 8 s.
+	PutTimeout time.Duration
+	// IndexTimeout bounds one call of the index; default 3 s.
+	IndexTimeout time.Duration
+	// Patience is how long a commit waits for an older segment of another writer
+	// before it decides that segment itself; default 1.5 s.
+	Patience time.Duration
+	// WriteTimeout bounds a write whose context has no deadline; default 30 s.
+	WriteTimeout time.Duration
+
+	// DocumentCache bounds the in-process cache of merged documents, bytes;
+	// default 256 MiB, negative turns it off.
+	DocumentCache int64
+	// Cache is a cache shared between processes, below the document cache; nil:
+	// none.
+	Cache Cache
+	// CacheTTL is how long the shared cache keeps an entry; default 5 min.
+	CacheTTL time.Duration
+	// Loads is how many objects one read fetches at once; default 10.
+	Loads int
+
+	// Policy tells when a snapshot is due.
+	Policy Policy
+	// FoldMaxDeltas and FoldMaxBytes bound one fold, which then stops at a run
+	// boundary below the head; defaults 1,000,000 and 64 MiB.
+	FoldMaxDeltas int64
+	FoldMaxBytes  int64
+
+	// Sweep runs the sweeper in this process: it decides what a writer left
+	// undecided. One process at a time sweeps, by a lease.
+	Sweep bool
+	// FoldWorkers folds in this process what this process wrote, when due; 0: none
+	// (a snapshotter does it).
+	FoldWorkers int
+	// NewEpoch opens a new epoch even if the index looks whole: for an embedded
+	// index that was not closed cleanly.
+	NewEpoch bool
+
+	// Hooks are called as things happen.
+	Hooks Hooks
+}
+
+// Validate checks the options and fills in the defaults.
+func (o *Options) Validate() error {
+	for _, f := range []struct {
+		name string
+		v    *int64
+		def  int64
+	}{
+		{"MaxBody", &o.MaxBody, 16 << 20}, {"MaxPendingBytes", &o.MaxPendingBytes, 256 << 20}, {"MaxGroupBytes", &o.MaxGroupBytes, 4 << 20},
+		{"FoldMaxDeltas", &o.FoldMaxDeltas, 1_000_000}, {"FoldMaxBytes", &o.FoldMaxBytes, 64 << 20},
+		{"PutTimeout", (*int64)(&o.PutTimeout), int64(8 * time.Second)}, {"IndexTimeout", (*int64)(&o.IndexTimeout), int64(3 * time.Second)},
+		{"Patience", (*int64)(&o.Patience), int64(1500 * time.Millisecond)}, {"WriteTimeout", (*int64)(&o.WriteTimeout), int64(30 * time.Second)},
+		{"CacheTTL", (*int64)(&o.CacheTTL), int64(5 * time.Minute)}, {"Linger", (*int64)(&o.Linger), 0},
+	} {
+		if *f.v < 0 {
+			return fmt.Errorf("option %s is negative", f.name)
+		}
+		if *f.v == 0 {
+			*f.v = f.def
+		}
+	}
+	for _, f := range []struct {
+		name string
+		v    *int
+		def  int
+	}{
+		{"MaxBatch", &o.MaxBatch, 10_000}, {"MaxPendingWrites", &o.MaxPendingWrites, 65_536}, {"MaxInflight", &o.MaxInflight, 8},
+		{"Loads", &o.Loads, 10}, {"FoldWorkers", &o.FoldWorkers, 0},
+	} {
+		if *f.v < 0 {
+			return fmt.Errorf("option %s is negative", f.name)
+		}
+		if *f.v == 0 {
+			*f.v = f.def
+		}
+	}
+	if o.Name == "" {
+		o.Name = "lake"
+	}
+	if o.DocumentCache == 0 {
+		o.DocumentCache = 256 << 20
+	}
+	o.Policy = o.Policy.withDefaults()
+	return nil
+}
+
+// maxRunsPerShard bounds what one script of the index has to do.
+const maxRunsPerShard = 1000
