@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jsonlake/lake/pkg/engine"
 	"github.com/jsonlake/lake/pkg/engine/enginetest"
 	"github.com/jsonlake/lake/pkg/engine/memory"
 )
@@ -32,4 +33,9 @@ func TestIndex(t *testing.T) {
 		t.Cleanup(func() { _ = s.Close() })
 		return s
 	})
+}
+
+func TestObjects(t *testing.T) {
+	t.Parallel()
+	enginetest.TestObjects(t, func(*testing.T) engine.Objects { return memory.NewObjects() })
 }
