@@ -15,7 +15,7 @@ const (
 	CodeInvalidUTF8    = "invalid_utf8"    // a byte order mark is reported as invalid_json
 	CodeDuplicateName  = "duplicate_name"  // an object names a member twice
 	CodeTooDeep        = "too_deep"        // nested deeper than Limits.MaxDepth
-	CodeTooLarge       = "too_large"       // over Limits.MaxDocument or MaxOps, or a number of more than 64 KiB
+	CodeTooLarge       = "too_large"       // over Limits.MaxDocument or MaxOps, or a name or number of more than 64 KiB
 	CodeInvalidPatch   = "invalid_patch"   // JSON, but no JSON Patch
 	CodeEmptyBody      = "empty_body"      // nothing where JSON is needed
 	CodeUnexpectedBody = "unexpected_body" // a delete has no body
@@ -67,7 +67,7 @@ func (e *BodyError) Is(target error) bool {
 //
 // The rules: RFC 8259 grammar, UTF-8 without a byte order mark, no object
 // with two members whose names are equal after unescaping, depth and size
-// within lim, no number literal over 64 KiB. A JSON Patch must also consist
+// within lim, no member name or number over 64 KiB. A JSON Patch must also consist
 // of well-formed operations (RFC 6902, sections 3 and 4); that an operation
 // can never succeed is no error here but a no-op when it is merged. Delete
 // has an empty body, and the result is nil.
@@ -233,8 +233,8 @@ func (c *checker) value(i, depth int) int {
 	if f != faultNone {
 		return c.fail(CodeInvalidJSON, scalarRule(c.t, i, j), j)
 	}
-	if j-i > maxNumber && c.t[i] != '"' {
-		return c.fail(CodeTooLarge, fmt.Sprintf("a number literal has at most %d bytes", maxNumber), i)
+	if j-i > maxLiteral && c.t[i] != '"' {
+		return c.fail(CodeTooLarge, fmt.Sprintf("a number literal has at most %d bytes", maxLiteral), i)
 	}
 	return j
 }
@@ -277,6 +277,10 @@ func (c *checker) object(i, depth int) int {
 		if f != faultNone {
 			c.place = c.place[:here]
 			return c.fail(CodeInvalidJSON, scalarRule(c.t, i, j), j)
+		}
+		if j-i > maxLiteral {
+			c.place = c.place[:here]
+			return c.fail(CodeTooLarge, fmt.Sprintf("a member name has at most %d bytes", maxLiteral), i)
 		}
 		c.place[here].name = c.t[i:j]
 		if !c.name(i, first) {

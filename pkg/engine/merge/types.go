@@ -217,9 +217,14 @@ func (o *Outcome) UnmarshalJSON(b []byte) error {
 
 // Limits bound one document. The zero value means the defaults.
 type Limits struct {
-	// MaxDocument is the largest document, and the most that one JSON Patch
-	// may copy, in bytes of JSON text. Default 64 MiB, most 4 GiB − 1.
+	// MaxDocument is the largest document in bytes of JSON text: a delta
+	// that would make it larger is a no-op (too_large), one that shrinks a
+	// document which is already larger is not. Default 64 MiB, most
+	// 4 GiB − 1.
 	MaxDocument int64
+	// MaxCopy is how many bytes of JSON text one JSON Patch may copy, or move
+	// to a deeper place. Default 16 MiB.
+	MaxCopy int64
 	// MaxDepth is the deepest nesting of arrays and objects in a body, and
 	// below a delta's path of anything that a JSON Patch writes. Default 128,
 	// most 1,000.
@@ -232,18 +237,22 @@ type Limits struct {
 // The defaults of Limits, and the bounds that hold whatever Limits say.
 const (
 	DefaultMaxDocument = 64 << 20
+	DefaultMaxCopy     = 16 << 20
 	DefaultMaxDepth    = 128
 	DefaultMaxOps      = 10_000
 
 	hardMaxDocument = 1<<32 - 1 // offsets are kept in 32 bits
 	hardMaxDepth    = 1_000     // recursion follows bodies
 	maxPathSegments = 1_024     // recursion follows paths
-	maxNumber       = 64 << 10  // bytes of one number literal: comparing numbers is linear in them
+	maxLiteral      = 64 << 10  // bytes of one name or number: comparing is linear in them
 )
 
 func (l Limits) withDefaults() Limits {
 	if l.MaxDocument <= 0 {
 		l.MaxDocument = DefaultMaxDocument
+	}
+	if l.MaxCopy <= 0 {
+		l.MaxCopy = DefaultMaxCopy
 	}
 	if l.MaxDepth <= 0 {
 		l.MaxDepth = DefaultMaxDepth
@@ -252,6 +261,7 @@ func (l Limits) withDefaults() Limits {
 		l.MaxOps = DefaultMaxOps
 	}
 	l.MaxDocument = min(l.MaxDocument, hardMaxDocument)
+	l.MaxCopy = min(l.MaxCopy, hardMaxDocument)
 	l.MaxDepth = min(l.MaxDepth, hardMaxDepth)
 	return l
 }
@@ -260,7 +270,8 @@ var (
 	// ErrCorruptBase says that the base document is not JSON text: a storage
 	// fault, never a delta's fault. Fall back to an older snapshot.
 	ErrCorruptBase = errors.New("base document is corrupt")
-	// ErrTooLarge says that a document or a body is over the size limit.
+	// ErrTooLarge says that a body is over a size limit, or that a base
+	// document has more than 4 GiB.
 	ErrTooLarge = errors.New("document is over the size limit")
 	// ErrNotExpressible says that no patch of the wanted kind leads from one
 	// document to the other; see Diff.

@@ -725,7 +725,7 @@ func (d *mmodel) op(scope []string, p mop, strict bool, copied *int64) Reason {
 
 // charge accounts for a copied value.
 func (d *mmodel) charge(v *mval, at int, copied *int64) Reason {
-	if *copied += int64(len(v.String())); *copied > d.lim.MaxDocument {
+	if *copied += int64(len(v.String())); *copied > d.lim.MaxCopy {
 		return TooLarge
 	}
 	if at+v.depth() > d.lim.MaxDepth {
