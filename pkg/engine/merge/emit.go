@@ -107,6 +107,10 @@ func (m *machine) emitObject(c *container) int {
 	}
 	for i := range c.entries {
 		e := &c.entries[i]
+		if e.shadow != nil && e.state != dead {
+			m.probe(e.shadow, nil, 0)
+			e.shadow = nil
+		}
 		if e.state != live || e.seen == m.stamp && !e.detached {
 			continue
 		}
@@ -236,19 +240,20 @@ func (m *machine) end(c *container) int {
 }
 
 // probe finds out whom to flag for coercing in an unresolved object that is
-// in the document no more. Its base value, if it has one, is at t[pos].
+// in the document no more. Its base value is at t[pos]; t is nil if there is
+// none.
 func (m *machine) probe(o *container, t []byte, pos int) {
 	if !o.unresolved {
 		return
 	}
 	o.unresolved = false
-	if t[pos] != '{' {
-		if o.creator >= 0 {
+	if t != nil {
+		if t[pos] == '{' {
+			o.base = t[pos:]
+		} else if o.creator >= 0 {
 			m.outcomes[o.creator].Coerced = true
 		}
-		return
 	}
-	o.base = t[pos:]
 	m.discard(o)
 }
 

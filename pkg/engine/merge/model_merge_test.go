@@ -223,6 +223,120 @@ func (g gen) delta(root *mval) Delta {
 	return d
 }
 
+// wide draws a document with many members and elements, so that tables,
+// indexes and chunks are at work.
+func (g gen) wide() []byte {
+	n := 1 + g.IntN(60)
+	if g.IntN(4) == 0 {
+		n = 1 + g.IntN(2_500)
+	}
+	var b strings.Builder
+	b.WriteString(`{"a":{`)
+	for i := range n {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, `"k%d":%s`, i, g.value(1))
+	}
+	b.WriteString(`},"b":[`)
+	for i := range n {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(g.value(1))
+	}
+	return []byte(b.String() + `],"c":` + g.value(3) + "}")
+}
+
+// wideDelta draws a delta that meets a wide document.
+func (g gen) wideDelta(n int) Delta {
+	key := func() string { return fmt.Sprintf("k%d", g.IntN(n+5)) }
+	ptr := func() string {
+		switch g.IntN(6) {
+		case 0:
+			return "/b/-"
+		case 1:
+			return "/a/" + key() + "/" + g.pick("a", "b", "0", "-")
+		case 2, 3:
+			return "/a/" + key()
+		}
+		return fmt.Sprintf("/b/%d%s", g.IntN(n+5), g.pick("", "", "", "/0", "/a", "/-"))
+	}
+	switch g.IntN(12) {
+	case 0:
+		return Delta{Type: Replace, Path: "/a/" + key(), Body: []byte(g.value(2))}
+	case 1:
+		return Delta{Type: Delete, Path: "/a/" + key() + g.pick("", "/a")}
+	case 2, 3:
+		var b strings.Builder
+		fmt.Fprintf(&b, `{"a":{"k%d":%s`, n+10, g.value(1))
+		for i := range g.IntN(20) {
+			fmt.Fprintf(&b, `,"k%d":%s`, (i*7+g.IntN(7))%(n+9), g.value(2))
+		}
+		return Delta{Type: MergePatch, Path: "/", Body: []byte(b.String() + "}}")}
+	}
+	var ops []string
+	for range 1 + g.IntN(8) {
+		switch g.IntN(9) {
+		case 0, 1:
+			ops = append(ops, fmt.Sprintf(`{"op":"remove","path":"%s"}`, ptr()))
+		case 2:
+			ops = append(ops, fmt.Sprintf(`{"op":"replace","path":"%s","value":%s}`, ptr(), g.value(2)))
+		case 3:
+			ops = append(ops, fmt.Sprintf(`{"op":"move","from":"%s","path":"%s"}`, ptr(), ptr()))
+		case 4:
+			ops = append(ops, fmt.Sprintf(`{"op":"copy","from":"%s","path":"%s"}`, ptr(), ptr()))
+		case 5:
+			ops = append(ops, fmt.Sprintf(`{"op":"test","path":"%s","value":%s}`, ptr(), g.value(0)))
+		default:
+			ops = append(ops, fmt.Sprintf(`{"op":"add","path":"%s","value":%s}`, ptr(), g.value(2)))
+		}
+	}
+	if g.IntN(3) > 0 { // one that may succeed
+		ops = ops[:1]
+	}
+	return Delta{Type: JSONPatch, Path: "/", Body: []byte("[" + strings.Join(ops, ",") + "]"), Strict: g.IntN(3) == 0}
+}
+
+func TestModelWide(t *testing.T) {
+	t.Parallel()
+	s := *seedFlag
+	if s == 0 {
+		s = uint64(time.Now().UnixNano())
+	}
+	t.Logf("seed %d (run again with -seed=%d)", s, s)
+	g := gen{rand.New(rand.NewPCG(s, 2))}
+	statuses := map[string]int{}
+	for n := 0; n < *deltasFlag/5; {
+		base := g.wide()
+		width := bytes.Count(base, []byte(`"k`))
+		var lim Limits
+		if g.IntN(8) == 0 {
+			lim.MaxDocument = int64(len(base) - 20 + g.IntN(200))
+		}
+		deltas := make([]Delta, 1+g.IntN(40))
+		for i := range deltas {
+			if g.IntN(5) == 0 {
+				deltas[i] = g.delta(nil)
+			} else {
+				deltas[i] = g.wideDelta(width)
+			}
+			if d := &deltas[i]; d.Path == "/" && d.Type != JSONPatch && d.Type != MergePatch {
+				d.Path = "/c"
+			}
+		}
+		checkModel(t, base, deltas, lim, g.IntN)
+		n += len(deltas)
+		if n < 2_000 {
+			_, out, _ := Merge(base, deltas, lim)
+			for _, o := range out {
+				statuses[o.Status.String()+" "+o.Reason.String()]++
+			}
+		}
+	}
+	t.Logf("outcomes of the first %v", statuses)
+}
+
 // checkModel merges the deltas in many ways and compares each with the model.
 func checkModel(t testing.TB, base []byte, deltas []Delta, lim Limits, cut func(n int) int) {
 	t.Helper()
