@@ -1,0 +1,298 @@
+package redis
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jsonlake/lake/pkg/engine"
+	"github.com/jsonlake/lake/pkg/engine/merge"
+)
+
+// Texts in the index.
+//
+// A version inside heads, plans and outbox entries is in fixed form,
+// "1700000000.000001": ten digits, six digits. The order of such texts is the
+// order of the versions, the text is the score of a sorted set, and scripts
+// need neither parse it nor calculate with it. Members of sorted sets, which
+// people read, have the usual form, 1700000000_1.
+//
+//	head     {last}|{head}|{start}|{stop}|{doc}|{pack}|{runs}|{deltas}|{bytes}|{open}
+//	         last reserved and last committed version; the latest snapshot with the sizes of
+//	         document and pack; runs, deltas and frame bytes in the live log; the open
+//	         reservations in their order, each "{ms}@{seg}," with the time of the pre-commit
+//	epoch    {n}|{opening or open}|{floor}|{mark}|{replid}     floor in seconds; mark in ms, 13 digits
+//	plan     {states}\n{b64}|{n}|{first}\n{b64}|{n}|{first}…   states: a character a run, o open, c committed, r rolled back
+//	member   delta|{type}|{path}|{version}|{seg}|{off}|{len}   a run of one
+//	         run|{n}|{first}|{last}|{seg}|{off}|{len}          a run of many
+//	outbox   field c: {ms}\n, then a line a run or a group of runs that follow one another:
+//	         {b64}|{first}|{last}|{count}|{bytes}|{writer}|{author}|{prev}|{live deltas}|{live bytes}|{doc}
+//	         field s: {ms}\n{b64}|{first}|{stop}|{count}|{doc}|||{start}|{live deltas}|{live bytes}|{doc}
+//	         author is escaped as in a URL query
+const (
+	fixedLen  = 17
+	zeroFixed = "0000000000.000000"
+	stateOpen = 'o'
+	stateDone = 'c'
+	stateBack = 'r'
+)
+
+// fixed is the fixed form of a version.
+func fixed(v engine.Version) string { return string(appendFixed(make([]byte, 0, fixedLen), v)) }
+
+func appendFixed(b []byte, v engine.Version) []byte {
+	b = appendPadded(b, uint64(v.Sec), 10)
+	b = append(b, '.')
+	return appendPadded(b, uint64(v.Seq), 6)
+}
+
+func appendPadded(b []byte, n uint64, width int) []byte {
+	var digits [20]byte
+	s := strconv.AppendUint(digits[:0], n, 10)
+	for range width - len(s) {
+		b = append(b, '0')
+	}
+	return append(b, s...)
+}
+
+func appendVersion(b []byte, v engine.Version) []byte {
+	b = strconv.AppendInt(b, v.Sec, 10)
+	b = append(b, '_')
+	return strconv.AppendUint(b, uint64(v.Seq), 10)
+}
+
+func parseFixed(s string) (engine.Version, error) {
+	if len(s) != fixedLen || s[10] != '.' {
+		return engine.Version{}, fmt.Errorf("%q is not a version in fixed form", s)
+	}
+	sec, err1 := strconv.ParseUint(s[:10], 10, 63)
+	seq, err2 := strconv.ParseUint(s[11:], 10, 32)
+	v := engine.Version{Sec: int64(sec), Seq: uint32(seq)}
+	if err1 != nil || err2 != nil || !v.Valid() {
+		return engine.Version{}, fmt.Errorf("%q is not a version in fixed form", s)
+	}
+	return v, nil
+}
+
+// head of a catalog, parsed.
+type head struct {
+	head          engine.Version
+	snapshot      engine.Snapshot
+	deltas, bytes int64
+	pending       bool
+	since         time.Time // pre-commit of the oldest open reservation
+}
+
+// headField cuts the head version out of a head's text.
+func headField(text string) string {
+	if len(text) < 2*fixedLen+1 {
+		return ""
+	}
+	return text[fixedLen+1 : 2*fixedLen+1]
+}
+
+func parseHead(text string) (h head, err error) {
+	f := strings.SplitN(text, "|", 10)
+	if len(f) != 10 {
+		return head{}, fmt.Errorf("%q is not a head", text)
+	}
+	p := parser{}
+	h.head = p.version(f[1])
+	h.snapshot = engine.Snapshot{Start: p.version(f[2]), Stop: p.version(f[3]), DocBytes: p.int(f[4]), PackBytes: p.int(f[5])}
+	h.deltas, h.bytes = p.int(f[7]), p.int(f[8])
+	if f[9] != "" {
+		ms, _, ok := strings.Cut(f[9], "@")
+		if !ok {
+			return head{}, fmt.Errorf("%q is not a head", text)
+		}
+		h.pending, h.since = true, time.UnixMilli(p.int(ms)).UTC()
+	}
+	if p.err != nil {
+		return head{}, fmt.Errorf("head %q: %w", text, p.err)
+	}
+	return h, nil
+}
+
+// parser keeps the first error.
+type parser struct{ err error }
+
+func (p *parser) version(s string) engine.Version {
+	v, err := parseFixed(s)
+	if err != nil && p.err == nil {
+		p.err = err
+	}
+	return v
+}
+
+func (p *parser) int(s string) int64 {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if (err != nil || n < 0) && p.err == nil {
+		p.err = fmt.Errorf("%q is not a number", s)
+	}
+	return n
+}
+
+// appendMember is the member of a run in its live log.
+func appendMember(b []byte, r *engine.Run, segment string) []byte {
+	if r.N == 1 {
+		b = append(b, "delta|"...)
+		b = strconv.AppendUint(b, uint64(r.Type), 10)
+		b = append(b, '|')
+		b = append(b, r.Path...)
+	} else {
+		b = append(b, "run|"...)
+		b = strconv.AppendInt(b, int64(r.N), 10)
+		b = append(b, '|')
+		b = appendVersion(b, r.First)
+	}
+	b = append(b, '|')
+	b = appendVersion(b, r.Last)
+	b = append(b, '|')
+	b = append(b, segment...)
+	b = append(b, '|')
+	b = strconv.AppendInt(b, r.Off, 10)
+	b = append(b, '|')
+	return strconv.AppendInt(b, r.Len, 10)
+}
+
+// parseMember is the inverse of appendMember. Fields are taken from both ends,
+// so that nothing a path may hold matters.
+func parseMember(m string) (r engine.Run, err error) {
+	fail := func() (engine.Run, error) { return engine.Run{}, fmt.Errorf("%q is not a run of the live log", m) }
+	kind, rest, ok := strings.Cut(m, "|")
+	if !ok {
+		return fail()
+	}
+	var tail [4]string // version, segment, off, len
+	for i := 3; i >= 0; i-- {
+		at := strings.LastIndexByte(rest, '|')
+		if at < 0 {
+			return fail()
+		}
+		tail[i], rest = rest[at+1:], rest[:at]
+	}
+	var errs [5]error
+	r.Last, errs[0] = engine.ParseVersion(tail[0])
+	r.Segment, errs[1] = engine.ParseSegmentID(tail[1])
+	r.Off, errs[2] = strconv.ParseInt(tail[2], 10, 64)
+	r.Len, errs[3] = strconv.ParseInt(tail[3], 10, 64)
+	first, second, ok := strings.Cut(rest, "|")
+	switch {
+	case !ok:
+		return fail()
+	case kind == "delta":
+		t, err := strconv.ParseUint(first, 10, 8)
+		errs[4] = err
+		r.First, r.N, r.Type, r.Path = r.Last, 1, merge.Type(t), second
+	case kind == "run":
+		r.N, errs[4] = strconv.Atoi(first)
+		if r.First, err = engine.ParseVersion(second); err != nil || r.N < 1 {
+			return fail()
+		}
+	default:
+		return fail()
+	}
+	for _, err := range errs {
+		if err != nil {
+			return fail()
+		}
+	}
+	return r, nil
+}
+
+func snapMember(s engine.Snapshot) string {
+	return fmt.Sprintf("snap|%s|%s|%d|%d", s.Start, s.Stop, s.DocBytes, s.PackBytes)
+}
+
+func parseSnapMember(m string) (s engine.Snapshot, err error) {
+	f := strings.Split(m, "|")
+	if len(f) != 5 || f[0] != "snap" {
+		return s, fmt.Errorf("%q is not a snapshot", m)
+	}
+	var errs [4]error
+	s.Start, errs[0] = engine.ParseVersion(f[1])
+	s.Stop, errs[1] = engine.ParseVersion(f[2])
+	s.DocBytes, errs[2] = strconv.ParseInt(f[3], 10, 64)
+	s.PackBytes, errs[3] = strconv.ParseInt(f[4], 10, 64)
+	for _, err := range errs {
+		if err != nil {
+			return engine.Snapshot{}, fmt.Errorf("%q is not a snapshot: %w", m, err)
+		}
+	}
+	return s, nil
+}
+
+// planLine is a run of a plan.
+type planLine struct {
+	b64, n, first string
+	state         byte
+}
+
+// parsePlan cuts a plan into its lines; none of an empty text.
+func parsePlan(text string) ([]planLine, error) {
+	if text == "" {
+		return nil, nil
+	}
+	states, rest, _ := strings.Cut(text, "\n")
+	lines := make([]planLine, 0, len(states))
+	for i := range len(states) {
+		var line string
+		line, rest, _ = strings.Cut(rest, "\n")
+		b64, line, ok1 := strings.Cut(line, "|")
+		n, first, ok2 := strings.Cut(line, "|")
+		if !ok1 || !ok2 || len(first) != fixedLen {
+			return nil, fmt.Errorf("run %d of the plan %q is malformed", i, text)
+		}
+		lines = append(lines, planLine{b64: b64, n: n, first: first, state: states[i]})
+	}
+	return lines, nil
+}
+
+func (l planLine) planned() (engine.Planned, error) {
+	name, err := decodeName(l.b64)
+	if err != nil {
+		return engine.Planned{}, fmt.Errorf("catalog %q of a plan: %w", l.b64, err)
+	}
+	first, err := parseFixed(l.first)
+	if err != nil {
+		return engine.Planned{}, err
+	}
+	n, err := strconv.Atoi(l.n)
+	if err != nil {
+		return engine.Planned{}, fmt.Errorf("run length %q of a plan: %w", l.n, err)
+	}
+	p := engine.Planned{Catalog: name, First: first, N: n}
+	switch l.state {
+	case stateOpen:
+		p.State = engine.PlanOpen
+	case stateDone:
+		p.State = engine.PlanCommitted
+	case stateBack:
+		p.State = engine.PlanRolledBack
+	default:
+		return engine.Planned{}, fmt.Errorf("state %q of a plan", l.state)
+	}
+	return p, nil
+}
+
+// parseEpoch reads a shard's epoch; same and empty are not in it.
+func parseEpoch(text string) (e engine.ShardEpoch, replid string, err error) {
+	f := strings.Split(text, "|")
+	if len(f) != 5 || f[1] != "open" && f[1] != "opening" {
+		return e, "", fmt.Errorf("%q is not the epoch of a shard", text)
+	}
+	n, err := strconv.ParseUint(f[0], 10, 64)
+	if err != nil {
+		return e, "", fmt.Errorf("%q is not the epoch of a shard: %w", text, err)
+	}
+	mark, err := strconv.ParseInt(f[3], 10, 64)
+	if err != nil {
+		return e, "", fmt.Errorf("%q is not the epoch of a shard: %w", text, err)
+	}
+	e = engine.ShardEpoch{N: n, Open: f[1] == "open"}
+	if mark > 0 {
+		e.Mark = time.UnixMilli(mark).UTC()
+	}
+	return e, f[4], nil
+}

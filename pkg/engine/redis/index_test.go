@@ -1,0 +1,78 @@
+package redis
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jsonlake/lake/internal/testenv"
+	"github.com/jsonlake/lake/pkg/engine/enginetest"
+)
+
+// names gives each index of a test run keys of its own.
+var names atomic.Uint64
+
+// open opens an index of its own on a server that others use too.
+func open(tb testing.TB, url string) *Index {
+	tb.Helper()
+	x, err := OpenIndex(tb.Context(), Options{URL: url, Name: fmt.Sprintf("t%d", names.Add(1))})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := x.Close(); err != nil {
+			tb.Errorf("close: %v", err)
+		}
+	})
+	return x
+}
+
+func TestIndex(t *testing.T) {
+	t.Parallel()
+	server := testenv.Redis(t)
+	enginetest.TestIndex(t, func(t *testing.T) enginetest.IndexUnderTest { return open(t, server.URL) })
+}
+
+// TestIndexCluster proves that every script keeps to one slot.
+func TestIndexCluster(t *testing.T) {
+	t.Parallel()
+	cluster := testenv.RedisCluster(t, 3)
+	url := "redis+cluster://" + strings.Join(cluster.Addrs, ",")
+	enginetest.TestIndex(t, func(t *testing.T) enginetest.IndexUnderTest { return open(t, url) })
+}
+
+// TestIndexClock runs the suite with scripts whose TIME is set by the test.
+func TestIndexClock(t *testing.T) {
+	t.Parallel()
+	server := testenv.Redis(t)
+	enginetest.TestIndex(t, func(t *testing.T) enginetest.IndexUnderTest {
+		return &stepped{Index: open(t, server.URL), t: t}
+	})
+}
+
+// stepped is an index with a clock that stands where it is put: its scripts are
+// loaded anew with a constant in place of TIME.
+type stepped struct {
+	*Index
+	t  *testing.T
+	mu sync.Mutex
+}
+
+func (s *stepped) SetTime(now time.Time) {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	constant := fmt.Sprintf("{'%d', '%d'}", now.Unix(), now.Nanosecond()/1000)
+	edited, err := loadScripts(func(source string) string { return strings.ReplaceAll(source, "redis.call('TIME')", constant) })
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.scripts.Store(edited)
+	s.clock.seen.Store(nil)
+	if err := s.load(s.t.Context()); err != nil {
+		s.t.Fatal(err)
+	}
+}
