@@ -1,0 +1,291 @@
+package merge
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+type patchCase struct {
+	Comment  string          `json:"comment"`
+	Doc      json.RawMessage `json:"doc"`
+	Patch    json.RawMessage `json:"patch"`
+	Expected json.RawMessage `json:"expected"`
+	Error    string          `json:"error"`
+	Disabled bool            `json:"disabled"`
+}
+
+func loadPatchCases(t testing.TB) []patchCase {
+	t.Helper()
+	var all []patchCase
+	for _, f := range []string{"spec_tests.json", "tests.json"} {
+		b, err := os.ReadFile(filepath.Join("testdata", "json-patch-tests", f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var cs []patchCase
+		if err := json.Unmarshal(b, &cs); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range cs {
+			if !c.Disabled && c.Patch != nil {
+				all = append(all, c)
+			}
+		}
+	}
+	return all
+}
+
+// runPatchCase merges as the lake does, Check first, and says what is wrong.
+func runPatchCase(c patchCase, strict bool) string {
+	doc, err := Check(Replace, c.Doc, Limits{})
+	if err != nil {
+		return err.Error()
+	}
+	body, err := Check(JSONPatch, c.Patch, Limits{})
+	if err != nil {
+		if c.Error == "" {
+			return err.Error()
+		}
+		return ""
+	}
+	got, out, err := Merge(doc, []Delta{{Type: JSONPatch, Path: "/", Body: body, Strict: strict}}, Limits{})
+	if err != nil {
+		return err.Error()
+	}
+	if c.Error != "" {
+		if out[0].Status != Noop || !bytes.Equal(got, doc) {
+			return fmt.Sprintf("got %s, want error %q", got, c.Error)
+		}
+		return ""
+	}
+	if out[0].Status != Applied {
+		return fmt.Sprintf("got %+v, want applied", out[0])
+	}
+	want := c.Expected
+	if want == nil { // only tests: the document stays
+		want = c.Doc
+	}
+	if !mequal(mparse(got), mparse(want)) {
+		return fmt.Sprintf("got %s, want %s", got, want)
+	}
+	return ""
+}
+
+func TestJSONPatchSuiteStrict(t *testing.T) {
+	t.Parallel()
+	cases := loadPatchCases(t)
+	passed := 0
+	for i, c := range cases {
+		if msg := runPatchCase(c, true); msg != "" {
+			t.Errorf("case %d %q: %s", i, c.Comment, msg)
+			continue
+		}
+		passed++
+	}
+	t.Logf("strict: %d of %d pass", passed, len(cases))
+	if len(cases) != 108 {
+		t.Errorf("got %d cases, want 108", len(cases))
+	}
+}
+
+func TestJSONPatchSuiteAutoParents(t *testing.T) {
+	t.Parallel()
+	// Auto-parents are the one intended difference from RFC 6902: these two
+	// cases demand that a missing object is not created.
+	differs := map[string]bool{
+		"4.1. add with missing object":           true,
+		"A.12.  Adding to a Non-existent Target": true,
+	}
+	cases := loadPatchCases(t)
+	passed := 0
+	for i, c := range cases {
+		msg := runPatchCase(c, false)
+		if (msg != "") != differs[c.Comment] {
+			t.Errorf("case %d %q: differs %v: %s", i, c.Comment, msg != "", msg)
+		}
+		if msg == "" {
+			passed++
+		} else {
+			t.Logf("by intent: %q: %s", c.Comment, msg)
+		}
+	}
+	t.Logf("auto-parents: %d of %d pass", passed, len(cases))
+	if passed != 106 {
+		t.Errorf("got %d passes, want 106", passed)
+	}
+}
+
+func TestRFC7396(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ doc, patch, want string }{
+		// Appendix A, in order.
+		{`{"a":"b"}`, `{"a":"c"}`, `{"a":"c"}`},
+		{`{"a":"b"}`, `{"b":"c"}`, `{"a":"b","b":"c"}`},
+		{`{"a":"b"}`, `{"a":null}`, `{}`},
+		{`{"a":"b","b":"c"}`, `{"a":null}`, `{"b":"c"}`},
+		{`{"a":["b"]}`, `{"a":"c"}`, `{"a":"c"}`},
+		{`{"a":"c"}`, `{"a":["b"]}`, `{"a":["b"]}`},
+		{`{"a":{"b":"c"}}`, `{"a":{"b":"d","c":null}}`, `{"a":{"b":"d"}}`},
+		{`{"a":[{"b":"c"}]}`, `{"a":[1]}`, `{"a":[1]}`},
+		{`["a","b"]`, `["c","d"]`, `["c","d"]`},
+		{`{"a":"b"}`, `["c"]`, `["c"]`},
+		{`{"a":"foo"}`, `null`, `null`},
+		{`{"a":"foo"}`, `"bar"`, `"bar"`},
+		{`{"e":null}`, `{"a":1}`, `{"e":null,"a":1}`},
+		{`[1,2]`, `{"a":"b","c":null}`, `{"a":"b"}`},
+		{`{}`, `{"a":{"bb":{"ccc":null}}}`, `{"a":{"bb":{}}}`},
+		// Section 3's example.
+		{`{"title":"Goodbye!","author":{"givenName":"John","familyName":"Doe"},"tags":["example","sample"],"content":"This will be unchanged"}`,
+			`{"title":"Hello!","phoneNumber":"+01-123-456-7890","author":{"familyName":null},"tags":["example"]}`,
+			`{"title":"Hello!","author":{"givenName":"John"},"tags":["example"],"content":"This will be unchanged","phoneNumber":"+01-123-456-7890"}`},
+		// Arrays are values: nulls in them stay.
+		{`{"a":1}`, `{"a":[null,{"b":null}]}`, `{"a":[null,{"b":null}]}`},
+		{`{"a":1}`, `{"a":{"b":{"c":null}}}`, `{"a":{"b":{}}}`},
+		{`{"a":{"b":1}}`, `{"a":{}}`, `{"a":{"b":1}}`},
+		{`{"a":1}`, `{}`, `{"a":1}`},
+		{`1`, `{"a":null}`, `{}`},
+	} {
+		base, patch, want := []byte(c.doc), []byte(c.patch), c.want
+		// The case itself, and nested: by path, by patch, and by both.
+		for level := range 4 {
+			for _, d := range []Delta{
+				{Type: MergePatch, Path: "/" + pathOf(level), Body: patch},
+				{Type: MergePatch, Path: "/", Body: nest(patch, level)},
+				{Type: MergePatch, Path: "/" + pathOf(level/2), Body: nest(patch, level-level/2)},
+			} {
+				if level > 0 && c.patch == "null" && d.Path != "/"+pathOf(level) {
+					continue // a null member of a patch deletes
+				}
+				got, out, err := Merge(nest(base, level), []Delta{d}, Limits{})
+				if err != nil || out[0].Status != Applied || string(got) != string(nest([]byte(want), level)) {
+					t.Errorf("%s + %s at %s: got %s %+v %v, want %s", nest(base, level), d.Body, d.Path, got, out, err, nest([]byte(want), level))
+				}
+			}
+		}
+	}
+}
+
+func pathOf(level int) string {
+	p := ""
+	for i := range level {
+		if i > 0 {
+			p += "/"
+		}
+		p += "n"
+	}
+	return p
+}
+
+func nest(doc []byte, level int) []byte {
+	for range level {
+		doc = append(append([]byte(`{"n":`), doc...), '}')
+	}
+	return doc
+}
+
+type mimeDelta struct {
+	N      int             `json:"n"`
+	Merge  Type            `json:"merge"`
+	Body   json.RawMessage `json:"body"`
+	SHA256 string          `json:"sha256"`
+}
+
+func loadMimeDB(t testing.TB) ([]Delta, []string) {
+	t.Helper()
+	f, err := os.Open(filepath.Join("..", "..", "..", "testdata", "mime-db", "history.ndjson.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var deltas []Delta
+	var sums []string
+	lines := bufio.NewScanner(z)
+	lines.Buffer(nil, 16<<20)
+	for lines.Scan() {
+		var d mimeDelta
+		if err := json.Unmarshal(lines.Bytes(), &d); err != nil {
+			t.Fatal(err)
+		}
+		body, err := Check(d.Merge, d.Body, Limits{})
+		if err != nil {
+			t.Fatalf("delta %d: %v", d.N, err)
+		}
+		deltas = append(deltas, Delta{Type: d.Merge, Path: "/", Body: body, Strict: d.N%2 == 0})
+		sums = append(sums, d.SHA256)
+	}
+	if lines.Err() != nil || len(deltas) != 233 {
+		t.Fatalf("got %d deltas, %v, want 233", len(deltas), lines.Err())
+	}
+	return deltas, sums
+}
+
+// canonical sorts keys, drops white space and writes UTF-8 without escapes.
+func canonical(t testing.TB, doc []byte) []byte {
+	t.Helper()
+	dec := json.NewDecoder(bytes.NewReader(doc))
+	dec.UseNumber()
+	var v any
+	if err := dec.Decode(&v); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		t.Fatal(err)
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+}
+
+func TestMimeDBHistory(t *testing.T) {
+	t.Parallel()
+	deltas, sums := loadMimeDB(t)
+	mustMerge := func(base []byte, d []Delta) []byte {
+		t.Helper()
+		doc, out, err := Merge(base, d, Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, o := range out {
+			if o.Status != Applied || o.Coerced {
+				t.Fatalf("delta %d of %d: got %+v, want applied", i, len(d), o)
+			}
+		}
+		return doc
+	}
+	// One at a time: the reference, with a checksum at every version.
+	docs := make([][]byte, len(deltas)+1)
+	for i := range deltas {
+		docs[i+1] = mustMerge(docs[i], deltas[i:i+1])
+		sum := sha256.Sum256(canonical(t, docs[i+1]))
+		if got := hex.EncodeToString(sum[:]); got != sums[i] {
+			t.Fatalf("version %d: got sha256 %s, want %s", i+1, got, sums[i])
+		}
+	}
+	last := docs[len(deltas)]
+	if got := mustMerge(nil, deltas); !bytes.Equal(got, last) {
+		t.Fatalf("all at once: got another document")
+	}
+	for cut := range len(deltas) + 1 {
+		head := mustMerge(nil, deltas[:cut])
+		if !bytes.Equal(head, docs[cut]) {
+			t.Fatalf("first %d at once: got another document", cut)
+		}
+		if got := mustMerge(head, deltas[cut:]); !bytes.Equal(got, last) {
+			t.Fatalf("cut at %d: got another document", cut)
+		}
+	}
+	t.Logf("%d deltas, %d cuts, last document %d bytes, sha256 %s", len(deltas), len(deltas)+1, len(last), sums[len(sums)-1])
+}
