@@ -1,7 +1,9 @@
 package enginetest
 
 import (
+	"context"
 	"fmt"
+	"time"
 
 	"github.com/jsonlake/lake/pkg/engine"
 )
@@ -255,6 +257,37 @@ var commitCases = []indexCase{
 				f.Fatalf("reserve %d deltas: got %+v, want an error", n, res.Runs[0])
 			}
 		}
+	}},
+	{name: "Commit/time of a reservation", clock: true, run: func(f *fixture) {
+		f.setTime(start.Add(1234 * time.Millisecond))
+		res, err := f.x.PreCommit(f.Context(), engine.PreCommit{Epoch: f.epoch, Segment: f.segment(), Runs: []engine.Reserve{reserve("users", 1), reserve("orders", 1)}})
+		f.ok(err)
+		if !res.Now.Equal(start.Add(1234 * time.Millisecond)) {
+			f.Fatalf("got %v, want %v", res.Now, start.Add(1234*time.Millisecond))
+		}
+		for _, r := range res.Runs {
+			f.equal("first", r.First, engine.Version{Sec: start.Unix() + 1, Seq: 1})
+		}
+	}},
+	{name: "Commit/cancelled context", run: func(f *fixture) {
+		ctx, cancel := context.WithCancel(f.Context())
+		cancel()
+		s := f.segment()
+		res, err := f.x.PreCommit(ctx, engine.PreCommit{Epoch: f.epoch, Segment: s, Runs: []engine.Reserve{reserve("users", 1)}})
+		if err == nil && (len(res.Runs) != 1 || res.Runs[0].Err == nil) {
+			f.Fatalf("precommit: got %+v, want an error", res)
+		}
+		com, err := f.x.Commit(ctx, engine.Commit{Epoch: f.epoch, Segment: s, Runs: []engine.CommitRun{place("users", engine.Version{Sec: 1, Seq: 1}, 1)}})
+		if err == nil && (len(com) != 1 || com[0].Err == nil) {
+			f.Fatalf("commit: got %+v, want an error", com)
+		}
+		if v, err := f.x.View(ctx, f.epoch, "users", engine.Version{}); err == nil {
+			f.Fatalf("view: got %+v, want an error", v)
+		}
+		if _, err := f.x.Heartbeat(ctx, f.epoch, "aaaaaaaa"); err == nil {
+			f.Fatal("heartbeat: got no error")
+		}
+		f.write("users", 1) // the index itself is well
 	}},
 	{name: "Commit/nothing asked", run: func(f *fixture) {
 		s := f.segment()

@@ -53,15 +53,14 @@ func (x *Index) PreCommit(ctx context.Context, p engine.PreCommit) (engine.Reser
 // reserve makes the segment's plan.
 func (s *shard) reserve(now time.Time, p engine.PreCommit, mine []int, answer []engine.Reserved) {
 	made := &plan{since: now}
-	paced := make(map[string]bool)
 	for _, i := range mine {
 		r := p.Runs[i]
 		c := s.catalog(r.Catalog)
 		// The space of ids is MaxSeq a second. A catalog may borrow from the next
 		// second, no more. Time that steps back must not make it wait, so the
-		// greatest time ever seen counts.
-		if paced[r.Catalog] || c.last.Sec > max(now.Unix(), s.mark.Unix(), s.floor)+1 {
-			paced[r.Catalog] = true // the runs behind it too: they come in order
+		// greatest time ever seen counts. Nothing is reserved for the runs behind
+		// it either: last stays as it is.
+		if c.last.Sec > max(now.Unix(), s.mark.Unix(), s.floor)+1 {
 			answer[i].Paced = true
 			continue
 		}
