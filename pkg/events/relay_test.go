@@ -1,0 +1,548 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/jsonlake/lake/internal/testenv"
+	"github.com/jsonlake/lake/pkg/engine"
+)
+
+// commits makes n commits on catalogs, from several goroutines at once.
+func commits(t testing.TB, o *outbox, n, catalogs int, poke func()) {
+	t.Helper()
+	var wg sync.WaitGroup
+	const writers = 8
+	for w := range writers {
+		wg.Go(func() {
+			for i := w; i < n; i += writers {
+				o.commit(catalogName(i%catalogs), 1+i%3)
+				if poke != nil {
+					poke()
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestRelayOrderAndTiling(t *testing.T) {
+	t.Parallel()
+	js := natsOf(t, testenv.NATS(t), Config{})
+	o := newOutbox()
+	r := o.relay(js)
+	r.OnError = func(err error) { t.Errorf("relay: %v", err) }
+	var read, published atomic.Int64
+	r.OnRound = func(n Round) {
+		read.Add(int64(n.Read))
+		published.Add(int64(n.Published))
+		if n.Took <= 0 || n.Oldest.IsZero() || n.Published > n.Read {
+			t.Errorf("round %+v", n)
+		}
+	}
+	w := watch(t, js, WatchOptions{})
+	stop := start(t, r.Run)
+	const n = 3000
+	commits(t, o, n, 20, r.Poke)
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 && w.reached(o) })
+	stop()
+
+	all := storedEvents(t, js)
+	tiles(t, all, o.heads)
+	if got := w.all(); !slices.Equal(got, all) {
+		t.Errorf("watched %d events, the stream has %d", len(got), len(all))
+	}
+	if errs := w.errors(); errs != nil {
+		t.Errorf("watch: %v", errs)
+	}
+	var count int64
+	for _, ev := range all {
+		count += ev.Count
+	}
+	if want := int64(n / 3 * 6); count != want {
+		t.Errorf("got %d deltas, want %d", count, want)
+	}
+	if read.Load() != n || published.Load() != int64(len(all)) {
+		t.Errorf("read %d of %d, published %d, stored %d", read.Load(), n, published.Load(), len(all))
+	}
+	if len(all) >= n {
+		t.Errorf("%d commits became %d events: nothing was coalesced", n, len(all))
+	}
+	t.Logf("%d commits became %d events", n, len(all))
+}
+
+// One commit is told at once, not at the next look.
+func TestRelayPoke(t *testing.T) {
+	t.Parallel()
+	js := natsOf(t, testenv.NATS(t), Config{})
+	o := newOutbox()
+	r := o.relay(js)
+	r.Poll, r.MaxPoll = time.Hour, time.Hour
+	w := watch(t, js, WatchOptions{})
+	start(t, r.Run)
+	for i := range 3 {
+		o.commit("users", 1)
+		r.Poke()
+		testenv.WaitFor(t, patience, func() bool { return len(w.all()) == i+1 })
+	}
+}
+
+// Two relays that both believe to lead double events, and nothing worse.
+func TestRelaysRace(t *testing.T) {
+	t.Parallel()
+	srv := testenv.NATS(t)
+	js := natsOf(t, srv, Config{})
+	o := newOutbox()
+	o.shared = true
+	w := watch(t, js, WatchOptions{})
+	var stops []func()
+	for range 2 {
+		r := o.relay(connect(t, srv.URL))
+		r.OnError = func(err error) { t.Errorf("relay: %v", err) }
+		stops = append(stops, start(t, r.Run))
+	}
+	commits(t, o, 3000, 20, nil)
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 && w.reached(o) })
+	for _, stop := range stops {
+		stop()
+	}
+	all := storedEvents(t, js)
+	tiles(t, taken(t, all), o.heads)
+	testenv.WaitFor(t, patience, func() bool { return len(w.all()) == len(taken(t, all)) })
+	tiles(t, w.all(), o.heads)
+	if errs := w.errors(); errs != nil {
+		t.Errorf("watch: %v", errs)
+	}
+	t.Logf("%d events, %d of them seen before", len(all), len(all)-len(taken(t, all)))
+}
+
+func TestRelayLeadership(t *testing.T) {
+	t.Parallel()
+	js := natsOf(t, testenv.NATS(t), Config{})
+	o := newOutbox()
+	var rounds [2]atomic.Int64
+	var stops [2]func()
+	for i := range 2 {
+		r := o.relay(js)
+		r.LeaseTTL = time.Hour // nobody takes over but from who gives up
+		if i == 1 {
+			r.LeaseTTL = 150 * time.Millisecond // its wish to lead comes back often
+		}
+		r.OnRound = func(Round) { rounds[i].Add(1) }
+		stops[i] = start(t, r.Run)
+		if i == 0 {
+			testenv.WaitFor(t, patience, func() bool { o.mu.Lock(); defer o.mu.Unlock(); return len(o.leases) == engine.Shards })
+		}
+	}
+	commits(t, o, 100, 20, nil)
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 })
+	if a, b := rounds[0].Load(), rounds[1].Load(); a == 0 || b != 0 {
+		t.Errorf("rounds: got %d and %d, want only the leader's", a, b)
+	}
+	stops[0]()
+	commits(t, o, 100, 20, nil)
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 })
+	if rounds[1].Load() == 0 {
+		t.Error("the other relay did not take over")
+	}
+	stops[1]()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.leases) != 0 {
+		t.Errorf("leases are still held: %v", o.leases)
+	}
+	tiles(t, storedEvents(t, js), o.heads)
+}
+
+// A relay whose leases cannot be renewed stops reading when they run out.
+func TestRelayLosesLease(t *testing.T) {
+	t.Parallel()
+	js := natsOf(t, testenv.NATS(t), Config{})
+	o := newOutbox()
+	r := o.relay(js)
+	r.LeaseTTL = 300 * time.Millisecond
+	var errs errorList
+	r.OnError = errs.add
+	start(t, r.Run)
+	o.commit("users", 1)
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 })
+
+	var reads atomic.Int64
+	o.setFail(func(call string) error {
+		switch call {
+		case "acquire":
+			return errors.New("away")
+		case "next":
+			reads.Add(1)
+		}
+		return nil
+	})
+	testenv.WaitFor(t, patience, func() bool {
+		return errs.has(func(err error) bool { return strings.Contains(err.Error(), "lease of shard") })
+	})
+	last, since := reads.Load(), time.Now()
+	testenv.WaitFor(t, patience, func() bool {
+		if now := reads.Load(); now != last {
+			last, since = now, time.Now()
+		}
+		return time.Since(since) > 100*time.Millisecond // many polls
+	})
+	o.setFail(nil)
+	o.commit("users", 1)
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 })
+	tiles(t, storedEvents(t, js), o.heads)
+}
+
+func TestRelayNATSAway(t *testing.T) {
+	t.Parallel()
+	srv := testenv.NATS(t)
+	js := natsOf(t, srv, Config{})
+	o := newOutbox()
+	r := o.relay(js)
+	var errs errorList
+	r.OnError = errs.add
+	w := watch(t, js, WatchOptions{})
+	stop := start(t, r.Run)
+	commits(t, o, 500, 20, nil)
+	srv.Stop()
+	commits(t, o, 500, 20, r.Poke)
+	testenv.WaitFor(t, patience, func() bool { return errs.has(func(err error) bool { return errors.Is(err, nats.ErrDisconnected) }) })
+	if o.len() == 0 {
+		t.Fatal("the outbox was trimmed without a server")
+	}
+	srv.Start()
+	commits(t, o, 500, 20, nil)
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 && w.reached(o) })
+	stop()
+	tiles(t, taken(t, storedEvents(t, js)), o.heads)
+	tiles(t, w.all(), o.heads)
+	if errs := w.errors(); errs != nil {
+		t.Errorf("watch: %v", errs)
+	}
+}
+
+func TestRelayStreamDeleted(t *testing.T) {
+	t.Parallel()
+	ctx := contextFor(t)
+	js := natsOf(t, testenv.NATS(t), Config{})
+	o := newOutbox()
+	r := o.relay(js)
+	var errs errorList
+	r.OnError = errs.add
+	w := watch(t, js, WatchOptions{})
+	stop := start(t, r.Run)
+	commits(t, o, 500, 20, nil)
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 && w.reached(o) })
+	before := len(w.all())
+	if err := js.DeleteStream(ctx, "LAKE_EVENTS"); err != nil {
+		t.Fatal(err)
+	}
+	commits(t, o, 500, 20, nil)
+	testenv.WaitFor(t, patience, func() bool { return errs.has(func(err error) bool { return errors.Is(err, ErrNotApplied) }) })
+	if err := Apply(ctx, js, Config{MaxBytes: testBytes}); err != nil {
+		t.Fatal(err)
+	}
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 && w.reached(o) })
+	stop()
+	// The watch goes on in the new stream, whose numbers begin at one again.
+	tiles(t, w.all(), o.heads)
+	if errs := w.errors(); errs != nil {
+		t.Errorf("watch: %v", errs)
+	}
+	tiles(t, append(w.all()[:before:before], storedEvents(t, js)...), o.heads)
+}
+
+// The server takes the events but its answers are lost.
+func TestRelayPubAckLost(t *testing.T) {
+	t.Parallel()
+	srv := testenv.NATS(t)
+	js := natsOf(t, srv, Config{})
+	line := newWire(t, strings.TrimPrefix(srv.URL, "nats://"))
+	o := newOutbox()
+	r := o.relay(connect(t, line.url()))
+	r.AckTimeout = 100 * time.Millisecond
+	var errs errorList
+	r.OnError = errs.add
+	stop := start(t, r.Run)
+	o.commit("users", 1)
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 })
+
+	line.mute.Store(true)
+	o.commit("users", 2)
+	testenv.WaitFor(t, patience, func() bool { return len(storedEvents(t, js)) == 2 })
+	o.commit("users", 3) // would be coalesced with the one before if that was read again
+	testenv.WaitFor(t, patience, func() bool { return errs.has(func(err error) bool { return strings.Contains(err.Error(), "publish") }) })
+	if o.len() != 2 {
+		t.Errorf("the outbox has %d entries, want both that were not acknowledged", o.len())
+	}
+	line.mute.Store(false)
+	line.cut()
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 })
+	stop()
+	all := storedEvents(t, js)
+	tiles(t, all, o.heads)
+	if len(all) != 3 {
+		t.Errorf("got %d events, want 3: the repeated one is known by its id", len(all))
+	}
+}
+
+// A round whose entries could not be trimmed is not published in another shape.
+func TestRelayTrimFails(t *testing.T) {
+	t.Parallel()
+	js := natsOf(t, testenv.NATS(t), Config{})
+	o := newOutbox()
+	var fails atomic.Int64
+	o.setFail(func(call string) error {
+		if call == "trim" && fails.Add(1) <= 3 {
+			return errors.New("no answer")
+		}
+		return nil
+	})
+	r := o.relay(js)
+	var errs errorList
+	r.OnError = errs.add
+	stop := start(t, r.Run)
+	commits(t, o, 200, 5, nil)
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 })
+	stop()
+	tiles(t, storedEvents(t, js), o.heads)
+	if !errs.has(func(err error) bool { return strings.Contains(err.Error(), "trim the outbox of shard") }) {
+		t.Error("the errors were not reported")
+	}
+}
+
+func TestRelayEpoch(t *testing.T) {
+	t.Parallel()
+	js := natsOf(t, testenv.NATS(t), Config{})
+	o := newOutbox()
+	r := o.relay(js)
+	var epoch atomic.Uint64
+	epoch.Store(1)
+	r.Epoch = epoch.Load
+	var errs errorList
+	r.OnError = errs.add
+	stop := start(t, r.Run)
+	o.commit("users", 1)
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 })
+	o.mu.Lock()
+	o.epoch = 2
+	o.mu.Unlock()
+	o.commit("users", 1)
+	testenv.WaitFor(t, patience, func() bool { return errs.has(func(err error) bool { return errors.Is(err, engine.ErrEpoch) }) })
+	epoch.Store(2)
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 })
+	stop()
+	tiles(t, storedEvents(t, js), o.heads)
+}
+
+// What an index says while the epoch lease is not valid may not count.
+func TestRelayNeedsLease(t *testing.T) {
+	t.Parallel()
+	js := natsOf(t, testenv.NATS(t), Config{})
+	o := newOutbox()
+	r := o.relay(js)
+	var valid atomic.Bool
+	r.Valid = valid.Load
+	var errs errorList
+	r.OnError = errs.add
+	o.commit("users", 1)
+	start(t, r.Run)
+	testenv.WaitFor(t, patience, func() bool { return errs.has(func(err error) bool { return errors.Is(err, engine.ErrUnavailable) }) })
+	if n := len(storedEvents(t, js)); n != 0 || o.len() != 1 {
+		t.Errorf("%d events were published, %d entries are left", n, o.len())
+	}
+	valid.Store(true)
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 })
+}
+
+// Folds keep their place after the commits that they hold.
+func TestRelayFolds(t *testing.T) {
+	t.Parallel()
+	js := natsOf(t, testenv.NATS(t), Config{})
+	o := newOutbox()
+	o.mu.Lock()
+	for i := range 5 {
+		o.append(span("users", 10*i, 10*i+10))
+		o.append(fold("users", 10*i, 10*i+10))
+	}
+	o.heads["users"] = versionOf(50)
+	o.mu.Unlock()
+	start(t, o.relay(js).Run)
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 })
+	want := []engine.Event{span("users", 0, 50)}
+	want[0].Bytes = 5
+	for i := range 5 {
+		want = append(want, fold("users", 10*i, 10*i+10))
+	}
+	if got := storedEvents(t, js); !slices.Equal(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestRelayJobs(t *testing.T) {
+	t.Parallel()
+	js := natsOf(t, testenv.NATS(t), Config{})
+	o := newOutbox()
+	r := o.relay(js)
+	r.Due = func(ev engine.Event) bool {
+		return ev.Kind == engine.EventCommitted && ev.Catalog != "catalog-0" && ev.LiveDeltas >= 100
+	}
+	stop := start(t, r.Run)
+	commits(t, o, 1000, 5, nil)
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 })
+	stop()
+	got := make(map[string]engine.Version)
+	jobs := stored(t, js, "LAKE_JOBS")
+	for _, m := range jobs {
+		ev, err := Decode(m.Data)
+		if err != nil || m.Subject != (Subjects{}).Job(ev.Catalog) {
+			t.Fatalf("job %s: %v", m.Subject, err)
+		}
+		got[ev.Catalog] = ev.Version
+	}
+	want := make(map[string]engine.Version)
+	for catalog, head := range o.heads {
+		if catalog != "catalog-0" {
+			want[catalog] = head // the newest job replaced all others
+		}
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) || len(jobs) != len(want) {
+		t.Errorf("got %d jobs %v, want %v", len(jobs), got, want)
+	}
+}
+
+// Another stream has taken the subject: what it acknowledges is not delivered.
+func TestRelayWrongStream(t *testing.T) {
+	t.Parallel()
+	ctx := contextFor(t)
+	js := natsOf(t, testenv.NATS(t), Config{})
+	if err := js.DeleteStream(ctx, "LAKE_EVENTS"); err != nil {
+		t.Fatal(err)
+	}
+	other := Config{}.streams()[0]
+	other.Name, other.Replicas, other.RePublish = "MINE", 1, nil
+	if _, err := js.CreateStream(ctx, other); err != nil {
+		t.Fatal(err)
+	}
+	o := newOutbox()
+	r := o.relay(js)
+	var errs errorList
+	r.OnError = errs.add
+	o.commit("users", 1)
+	start(t, r.Run)
+	testenv.WaitFor(t, patience, func() bool {
+		return errs.has(func(err error) bool { return strings.Contains(err.Error(), "stream MINE, not LAKE_EVENTS") })
+	})
+	if o.len() != 1 {
+		t.Error("the entry was trimmed")
+	}
+}
+
+func TestRelayEmptiesOutboxAtItsEnd(t *testing.T) {
+	t.Parallel()
+	js := natsOf(t, testenv.NATS(t), Config{})
+	o := newOutbox()
+	r := o.relay(js)
+	r.Poll, r.MaxPoll = time.Hour, time.Hour
+	stop := start(t, r.Run)
+	o.commit("users", 1)
+	testenv.WaitFor(t, patience, func() bool { r.Poke(); return o.len() == 0 })
+	commits(t, o, 2000, 200, nil)
+	stop()
+	if n := o.len(); n != 0 {
+		t.Errorf("%d entries are left", n)
+	}
+	tiles(t, storedEvents(t, js), o.heads)
+}
+
+func TestRelayRefusesHalfASetUp(t *testing.T) {
+	t.Parallel()
+	if err := (&Relay{}).Run(t.Context()); err == nil {
+		t.Error("no error")
+	}
+	o := newOutbox()
+	js := connect(t, testenv.NATS(t).URL)
+	if err := (&Relay{Outbox: o, Leases: o, JS: js, Epoch: func() uint64 { return 1 }, Subjects: Subjects{Prefix: "*"}}).Run(t.Context()); !errors.Is(err, engine.ErrInvalid) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestRoundLimitAdapts(t *testing.T) {
+	t.Parallel()
+	o := newOutbox()
+	run := &relayRun{Relay: &Relay{Outbox: o}, entries: minEntries}
+	run.setDefaults()
+	one := span("users", 0, 1)
+	shard := engine.Shard("users")
+	o.mu.Lock()
+	for range 10_000 {
+		o.append(one)
+	}
+	o.mu.Unlock()
+	for want := 2 * minEntries; want <= maxEntries; want *= 2 {
+		if _, more, err := run.read(t.Context(), 1, []int{shard}); err != nil || !more || run.entries != want {
+			t.Fatalf("got %d entries, more %v, %v, want %d", run.entries, more, err, want)
+		}
+	}
+	// Entries that hold very many runs.
+	o.mu.Lock()
+	o.shards[shard] = nil
+	many := slices.Repeat([]engine.Event{one}, 1000)
+	for range maxEntries {
+		o.append(many...)
+	}
+	o.mu.Unlock()
+	for run.entries > maxEntries/4 {
+		before := run.entries
+		k, _, err := run.read(t.Context(), 1, []int{shard})
+		if err != nil || run.entries != before/2 {
+			t.Fatalf("got %d entries after reading %d events, %v, want %d", run.entries, k.stats.Read, err, before/2)
+		}
+	}
+}
+
+// BenchmarkRelay carries events of 1,000 catalogs to an embedded server,
+// nothing coalesced (runs=1) or ten commits of a catalog at a time.
+func BenchmarkRelay(b *testing.B) {
+	for _, runs := range []int{1, 10} {
+		b.Run(fmt.Sprintf("runs=%d", runs), func(b *testing.B) {
+			const catalogs = 1000
+			js := natsOf(b, testenv.NATS(b), Config{Embedded: true})
+			o := newOutbox()
+			r := o.relay(js)
+			r.OnError = func(err error) { b.Error(err) }
+			names := make([]string, catalogs)
+			for i := range names {
+				names[i] = catalogName(i)
+			}
+			var published atomic.Int64
+			r.OnRound = func(n Round) { published.Add(int64(n.Published)) }
+			for i := range b.N {
+				o.commit(names[i/runs%catalogs], 1)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan error, 1)
+			b.ResetTimer()
+			go func() { done <- r.Run(ctx) }()
+			for o.len() > 0 {
+				time.Sleep(time.Millisecond)
+			}
+			b.StopTimer()
+			cancel()
+			if err := <-done; err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commits/s")
+			b.ReportMetric(float64(published.Load())/b.Elapsed().Seconds(), "events/s")
+		})
+	}
+}
