@@ -71,6 +71,7 @@ func OpenIndex(ctx context.Context, o Options) (*Index, error) {
 	x.scripts.Store(s)
 	x.work = server.connect(o, x.onConnect)
 	x.admin = server.connect(Options{PoolSize: 8, ClientName: o.ClientName}, nil)
+	x.clock.past = time.Since
 	x.views.index = x
 	if err := x.load(ctx); err != nil {
 		_ = x.Close() // what went wrong before counts
@@ -98,6 +99,7 @@ func (x *Index) Exclusive() bool { return false }
 // clock remembers when it was what time on the index.
 type clock struct {
 	seen atomic.Pointer[clockReading]
+	past func(time.Time) time.Duration // time.Since, but in tests that stop the index's clock
 }
 
 type clockReading struct {
@@ -123,6 +125,6 @@ func (c *clock) now() (time.Time, bool) {
 	if r == nil {
 		return time.Time{}, false
 	}
-	past := time.Since(r.local)
+	past := c.past(r.local)
 	return r.index.Add(past), past < old
 }

@@ -160,11 +160,11 @@ func (s *Server) connect(o Options, onConnect func(context.Context, *redis.Conn)
 	}
 	u.Protocol = 3
 	u.ContextTimeoutEnabled = true
-	u.MaxRetries = 2
+	if u.ReadTimeout == 0 {
+		u.ReadTimeout, u.WriteTimeout, u.MaxRetries = 3*time.Second, 3*time.Second, 2
+	}
 	u.DialTimeout = 2 * time.Second
 	u.DialerRetries = 2
-	u.ReadTimeout = 3 * time.Second
-	u.WriteTimeout = 3 * time.Second
 	u.ConnMaxIdleTime = 5 * time.Minute
 	u.PoolSize = o.PoolSize
 	u.PipelinePoolSize = -1 // nearly all is pipelined: one pool

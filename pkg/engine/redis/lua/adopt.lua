@@ -22,11 +22,11 @@ local ms = time[1] .. sub(1000000 + time[2], 2, 4)
 local changed, fresh, names = {}, {}, nil
 for i = 4 + k, #ARGV, 6 do
   local c, start, stop = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2]
-  local v = h[c + 1] or '0000000000.000000|0000000000.000000|0000000000.000000|0000000000.000000|0|0|0|0|0|'
-  if stop > sub(v, 55, 71) then
+  local v = h[c + 1] or '0000000000000000|0000000000000000|0000000000000000|0000000000000000|0|0|0|0|0|'
+  if stop > sub(v, 52, 67) then
     redis.call('ZADD', KEYS[5 + 2 * c], stop, ARGV[i + 5])
-    local last, head = sub(v, 1, 17), sub(v, 19, 35)
-    if head == '0000000000.000000' then
+    local last, head = sub(v, 1, 16), sub(v, 18, 33)
+    if head == '0000000000000000' then
       if not names then
         names = {}
         for name in string.gmatch(ARGV[2], '[^\n]+') do names[#names + 1] = name end
@@ -36,15 +36,15 @@ for i = 4 + k, #ARGV, 6 do
     end
     if last < stop then last = stop end
     if head < stop then head = stop end
-    h[c + 1] = last .. '|' .. head .. '|' .. start .. '|' .. stop .. '|' .. ARGV[i + 3] .. '|' .. ARGV[i + 4] .. match(v, '^%d+|%d+(|.*)$', 73)
+    h[c + 1] = last .. '|' .. head .. '|' .. start .. '|' .. stop .. '|' .. ARGV[i + 3] .. '|' .. ARGV[i + 4] .. match(v, '^%d+|%d+(|.*)$', 69)
     changed[c] = true
   end
 end
 local set, more = {}, ''
 for c in pairs(changed) do
   local v, log = h[c + 1], KEYS[4 + 2 * c]
-  if match(v, '^%d+|%d+|(%d+)', 73) ~= '0' then
-    local stop = sub(v, 55, 71)
+  if match(v, '^%d+|%d+|(%d+)', 69) ~= '0' then
+    local stop = sub(v, 52, 67)
     v = trim(v, log, stop)
     if redis.call('ZCOUNT', log, '-inf', stop) > 0 then more = more .. ARGV[3 + c] .. '\n' end
   end

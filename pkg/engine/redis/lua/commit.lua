@@ -69,22 +69,22 @@ for i = 1, g do
     end
     complete = #list == runs
   end
-  local oldest = v and match(v, '|%d+@([^,]*),', 73)
+  local doc, pack, live, deltas, bytes, line
+  if v then doc, pack, live, deltas, bytes, line = match(v, '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(.*)$', 69) end
   if not v then
     answers[i], all = 'd', false
   elseif not fits then
-    answers[i], all, mixed = 'm' .. (oldest or ''), false, true
-  elseif oldest ~= segment then
-    answers[i], all = 'w' .. (oldest or ''), false
+    answers[i], all, mixed = 'm' .. (match(line, '@([^,]*)') or ''), false, true
+  elseif sub(line, 14, 13 + #turn) ~= turn then
+    answers[i], all = 'w' .. (match(line, '@([^,]*)') or ''), false
   else
-    local doc, pack, live, deltas, bytes, line = match(v, '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(.*)$', 73)
-    local last, prev = ARGV[p + 1], sub(v, 19, 35)
+    local last, prev = ARGV[p + 1], sub(v, 18, 33)
     deltas, bytes = deltas + ARGV[p + 2], bytes + ARGV[p + 3]
     if complete then line = sub(line, 14 + #turn) end
     set[#set + 1] = field
-    set[#set + 1] = sub(v, 1, 18) .. last .. sub(v, 36, 72) .. doc .. '|' .. pack .. '|' .. (live + runs) .. '|' .. deltas .. '|' .. bytes .. '|' .. line
+    set[#set + 1] = sub(v, 1, 17) .. last .. sub(v, 34, 68) .. doc .. '|' .. pack .. '|' .. (live + runs) .. '|' .. deltas .. '|' .. bytes .. '|' .. line
     redis.call('ZADD', KEYS[6 + i], unpack(ARGV, p + 5, p + 4 + 2 * runs))
-    if prev == '0000000000.000000' then
+    if prev == '0000000000000000' then
       if not names then
         names, fresh = {}, {}
         for name in string.gmatch(ARGV[3], '[^\n]+') do names[#names + 1] = name end

@@ -5,7 +5,7 @@
 local plan = redis.call('GET', plan_key)
 local entry = '@' .. segment .. ','
 local function without(v) -- a head without the segment's reservation
-  local at = find(v, entry, 73, true)
+  local at = find(v, entry, 69, true)
   if not at then return nil end
   return sub(v, 1, at - 14) .. sub(v, at + #entry)
 end

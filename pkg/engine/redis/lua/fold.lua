@@ -25,7 +25,7 @@ if not v then
   if redis.call('ZSCORE', catalogs, ARGV[3]) then return {'DAMAGED', 'its head is lost'} end
   return {'STALE'}
 end
-local latest = sub(v, 55, 71)
+local latest = sub(v, 52, 67)
 if latest >= stop then
   for _, m in ipairs(redis.call('ZRANGEBYSCORE', snaps, stop, stop)) do
     if find(m, ARGV[10], 1, true) == 1 then -- a repetition
@@ -41,14 +41,14 @@ if runs > 1000 and ARGV[9] == '' then return {'COUNT'} end
 
 local lowest = redis.call('ZRANGE', log, 0, 0)[1]
 local folded, left
-v = sub(v, 1, 36) .. start .. '|' .. stop .. '|' .. ARGV[6] .. '|' .. ARGV[7] .. match(v, '^%d+|%d+(|.*)$', 73)
+v = sub(v, 1, 34) .. start .. '|' .. stop .. '|' .. ARGV[6] .. '|' .. ARGV[7] .. match(v, '^%d+|%d+(|.*)$', 69)
 v, folded, left = trim(v, log, stop)
 if ARGV[9] ~= '' then folded = ARGV[9] end
 redis.call('ZADD', snaps, stop, ARGV[8])
 redis.call('HSET', heads, '~epoch', marked, field, v)
 if events then
   local first = match(lowest, '^run|%d+|([^|]+)|') or match(lowest, '|([^|]+)|[^|]*|%d+|%d+$')
-  local deltas, bytes = match(v, '^%d+|%d+|%d+|(%d+)|(%d+)|', 73)
+  local deltas, bytes = match(v, '^%d+|%d+|%d+|(%d+)|(%d+)|', 69)
   redis.call('XADD', outbox, '*', 's', ms .. '\n' .. field .. '|' .. first .. '|' .. stop .. '|' .. folded .. '|' .. ARGV[6] .. '|||'
     .. start .. '|' .. deltas .. '|' .. bytes .. '|' .. ARGV[6])
 end

@@ -52,7 +52,7 @@ for i = 5 + k, #ARGV, 2 do
   if not sec then
     local v = h[c + 1]
     if v then
-      sec, seq = tonumber(sub(v, 1, 10)), tonumber(sub(v, 12, 17))
+      sec, seq = tonumber(sub(v, 1, 10)), tonumber(sub(v, 11, 16))
     else
       sec, seq = 0, 0
     end
@@ -62,7 +62,7 @@ for i = 5 + k, #ARGV, 2 do
     if sec < base_sec or sec == base_sec and seq < base_seq then sec, seq = base_sec, base_seq end
     seq = seq + 1
     if seq > 999999 then sec, seq = sec + 1, 1 end
-    local first = format('%010d.%06d', sec, seq)
+    local first = format('%010d%06d', sec, seq)
     n = n + 1
     lines[n] = ARGV[4 + c] .. '|' .. ARGV[i + 1] .. '|' .. first
     if count == 1 then
@@ -70,7 +70,7 @@ for i = 5 + k, #ARGV, 2 do
     else
       seq = seq + count - 1
       while seq > 999999 do sec, seq = sec + 1, seq - 999999 end
-      texts[c] = format('%010d.%06d', sec, seq)
+      texts[c] = format('%010d%06d', sec, seq)
     end
     secs[c], seqs[c] = sec, seq
   end
@@ -82,9 +82,9 @@ for c, last in pairs(texts) do
   local v = h[c + 1]
   set[#set + 1] = ARGV[4 + c]
   if v then
-    set[#set + 1] = last .. sub(v, 18) .. entry
+    set[#set + 1] = last .. sub(v, 17) .. entry
   else
-    set[#set + 1] = last .. '|0000000000.000000|0000000000.000000|0000000000.000000|0|0|0|0|0|' .. entry
+    set[#set + 1] = last .. '|0000000000000000|0000000000000000|0000000000000000|0|0|0|0|0|' .. entry
   end
 end
 redis.call('HSET', heads, unpack(set))

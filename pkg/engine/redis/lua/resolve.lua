@@ -17,7 +17,7 @@ local ms = time[1] .. sub(1000000 + time[2], 2, 4)
 -- version of a run is at or above its last.
 local function verdict(line, field)
   local v = redis.call('HGET', heads, field)
-  return v and sub(v, 19, 35) >= match(line, '[^|]+$') and 'c' or 'r'
+  return v and sub(v, 18, 33) >= match(line, '[^|]+$') and 'c' or 'r'
 end
 --#include decide
 return {'OK'}

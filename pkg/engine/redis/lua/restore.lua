@@ -22,14 +22,14 @@ for i = 4 + k, #ARGV, 8 do
   local c, first, last, segment = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2], ARGV[i + 5]
   local cat = cats[c]
   if not cat then
-    local v = h[c + 2] or '0000000000.000000|0000000000.000000|0000000000.000000|0000000000.000000|0|0|0|0|0|'
-    cat = {last = sub(v, 1, 17), head = sub(v, 19, 35), snap = sub(v, 36, 71)}
-    cat.doc, cat.pack, cat.runs, cat.deltas, cat.bytes, cat.open = match(v, '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(.*)$', 73)
+    local v = h[c + 2] or '0000000000000000|0000000000000000|0000000000000000|0000000000000000|0|0|0|0|0|'
+    cat = {last = sub(v, 1, 16), head = sub(v, 18, 33), snap = sub(v, 34, 67)}
+    cat.doc, cat.pack, cat.runs, cat.deltas, cat.bytes, cat.open = match(v, '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(.*)$', 69)
     cats[c] = cat
   end
   if first > cat.head then
     redis.call('ZADD', KEYS[5 + c], last, ARGV[i + 6])
-    if cat.head == '0000000000.000000' then
+    if cat.head == '0000000000000000' then
       if not names then
         names = {}
         for name in string.gmatch(ARGV[2], '[^\n]+') do names[#names + 1] = name end

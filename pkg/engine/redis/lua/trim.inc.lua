@@ -25,8 +25,8 @@ local function trim(v, log, stop)
       redis.call('ZADD', garbage, ms, segment)
     end
   end
-  local runs, live, size, open = match(v, '^%d+|%d+|(%d+)|(%d+)|(%d+)|(.*)$', 73)
-  local upto = select(2, find(v, '^%d+|%d+|', 73))
+  local runs, live, size, open = match(v, '^%d+|%d+|(%d+)|(%d+)|(%d+)|(.*)$', 69)
+  local upto = select(2, find(v, '^%d+|%d+|', 69))
   v = sub(v, 1, upto) .. (runs - #members) .. '|' .. (live - deltas) .. '|' .. (size - bytes) .. '|' .. open
   return v, deltas, #members
 end

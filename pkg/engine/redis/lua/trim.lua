@@ -21,7 +21,7 @@ if not v then return {'OK', ''} end
 local time = redis.call('TIME')
 local ms = time[1] .. sub(1000000 + time[2], 2, 4)
 --#include trim
-local stop = sub(v, 55, 71)
+local stop = sub(v, 52, 67)
 v = trim(v, log, stop)
 redis.call('HSET', heads, field, v)
 return {'OK', redis.call('ZCOUNT', log, '-inf', stop) > 0 and '1' or ''}

@@ -16,10 +16,10 @@ if not v then
   if redis.call('ZSCORE', catalogs, ARGV[3]) then return {'DAMAGED', 'its head is lost'} end
   return {'OK', time[1], time[2], '', {}}
 end
-local head, stop, from = sub(v, 19, 35), sub(v, 55, 71), ARGV[4]
+local head, stop, from = sub(v, 18, 33), sub(v, 52, 67), ARGV[4]
 if from < stop then from = stop end
 if from >= head then return {'OK', time[1], time[2], v, {}} end
-local runs = match(v, '^%d+|%d+|(%d+)', 73)
+local runs = match(v, '^%d+|%d+|(%d+)', 69)
 if redis.call('ZCARD', log) ~= tonumber(runs) then
   return {'DAMAGED', 'its live log does not have the ' .. runs .. ' runs that its head counts'}
 end
