@@ -12,6 +12,8 @@ import (
 	"time"
 )
 
+const stopTimeout = 20 * time.Second
+
 // Process is a server as a process of its own. Its methods fail the test that
 // started it; they must be called from the test's own goroutine, one at a time.
 // When that test ends the process is killed, and what it printed last is shown
@@ -91,7 +93,8 @@ func (p *Process) start() error {
 }
 
 // Stop asks the process to end (SIGTERM), as an operator would, and waits for it.
-// A process that has not ended after ten seconds fails the test.
+// A process that has not ended after twenty seconds fails the test. (versitygw
+// takes ten while clients hold idle connections: Kill it where that is no matter.)
 func (p *Process) Stop() {
 	p.tb.Helper()
 	if p.cmd == nil {
@@ -102,9 +105,9 @@ func (p *Process) Stop() {
 	select {
 	case <-p.done:
 		p.cmd = nil
-	case <-time.After(10 * time.Second):
+	case <-time.After(stopTimeout):
 		p.kill()
-		p.tb.Fatalf("stop %s: still there ten seconds after SIGTERM", p.name)
+		p.tb.Fatalf("stop %s: still there %v after SIGTERM", p.name, stopTimeout)
 	}
 }
 

@@ -186,7 +186,7 @@ func TestS3Proxy(t *testing.T) {
 	}
 
 	p.SetLatency("", 0)
-	versity.Stop()
+	versity.Kill()
 	once := func(o *s3.Options) { o.RetryMaxAttempts = 1 }
 	var res *smithyhttp.ResponseError
 	if err := put(ctx, door, "x", nil, once); !errors.As(err, &res) || res.HTTPStatusCode() != http.StatusBadGateway {
