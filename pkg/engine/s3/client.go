@@ -15,6 +15,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go/logging"
+
+	"github.com/jsonlake/lake/pkg/engine"
 )
 
 const (
@@ -62,6 +65,7 @@ func New(ctx context.Context, c Config) (*Objects, error) {
 	load := []func(*config.LoadOptions) error{
 		config.WithHTTPClient(transportSettings()),
 		config.WithRetryer(retryer),
+		config.WithLogger(logging.Nop{}), // an adapter returns errors, it does not log
 	}
 	if c.Region != "" {
 		load = append(load, config.WithRegion(c.Region))
@@ -82,6 +86,16 @@ func New(ctx context.Context, c Config) (*Objects, error) {
 	}
 	if cfg.Region == "" {
 		return nil, fmt.Errorf("region of bucket %s is not known: add region=eu-central-1 or the like to its URL, or set AWS_REGION", c.Bucket)
+	}
+	if c.Credentials == nil && cfg.Credentials != nil {
+		// Once, before eight racers of the probe each wait for a role that is not there.
+		if _, err := cfg.Credentials.Retrieve(ctx); err != nil {
+			err = fmt.Errorf("credentials for bucket %s: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or check the role: %w", c.Bucket, err)
+			if isNetwork(err) {
+				err = fmt.Errorf("%w: %w", engine.ErrUnavailable, err)
+			}
+			return nil, err
+		}
 	}
 	client, own := c.HTTPClient, (*http.Client)(nil)
 	if client == nil {
@@ -167,7 +181,7 @@ func retryer() aws.Retryer {
 		o.MaxBackoff = maxBackoff
 		o.Backoff = retry.BackoffDelayerFunc(backoff)
 		o.Retryables = append(o.Retryables,
-			retry.RetryableErrorCode{Codes: map[string]struct{}{codeConditionalConflict: {}, codeOperationAborted: {}}},
+			retry.RetryableErrorCode{Codes: map[string]struct{}{codeConditionalConflict: {}, codeOperationAborted: {}, codeIsDirectory: {}}},
 			retry.RetryableHTTPStatusCode{Codes: map[int]struct{}{http.StatusTooManyRequests: {}, http.StatusRequestTimeout: {}}},
 		)
 	})
@@ -193,4 +207,13 @@ func (o *Objects) Close() error {
 		o.own.CloseIdleConnections()
 	}
 	return nil
+}
+
+// String names the place, without credentials: "s3://bucket/prefix at AWS".
+func (o *Objects) String() string {
+	s := "s3://" + o.cfg.Bucket
+	if o.cfg.Prefix != "" {
+		s += "/" + o.cfg.Prefix
+	}
+	return s + " at " + o.where()
 }

@@ -30,7 +30,10 @@ var errTimeout = errors.New("no answer in time")
 const (
 	codeConditionalConflict = "ConditionalRequestConflict" // 409: another conditional request on this key is under way
 	codeOperationAborted    = "OperationAborted"           // 409: the same on some stores
-	codeOSSExists           = "FileAlreadyExists"          // 409 of x-oss-forbid-overwrite
+	// 409 of versitygw, also to a put into a directory that it is just removing
+	// because its last object was deleted. A lake has no key that is another's folder.
+	codeIsDirectory = "ExistingObjectIsDirectory"
+	codeOSSExists   = "FileAlreadyExists" // 409 of x-oss-forbid-overwrite
 )
 
 // fault says what a failed request means:
@@ -64,12 +67,14 @@ func (o *Objects) fault(ctx context.Context, op, key string, err error) error {
 		return fmt.Errorf("%s %s: %s does not know this request: choose another profile= (%s) or another store: %w", op, key, o.where(), profileNames(), err)
 	case status == http.StatusForbidden || code == "AccessDenied":
 		return fmt.Errorf("%s %s: access to bucket %s is denied: grant s3:PutObject, s3:GetObject, s3:DeleteObject on its objects and s3:ListBucket on the bucket: %w", op, key, o.cfg.Bucket, err)
-	case status >= 500, status == http.StatusTooManyRequests, status == http.StatusRequestTimeout,
-		code == codeConditionalConflict, code == codeOperationAborted, code == "SlowDown", code == "RequestTimeout",
-		isNetwork(err), isOwnDeadline(err), isQuota(err):
-		return fmt.Errorf("%s %s: %w: %w", op, key, engine.ErrUnavailable, err)
+	case isCredentials(err) && isNetwork(err):
+		return fmt.Errorf("%s %s: credentials for %s could not be fetched: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or check the role: %w: %w", op, key, o.where(), engine.ErrUnavailable, err)
 	case isCredentials(err):
 		return fmt.Errorf("%s %s: no credentials for %s: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: %w", op, key, o.where(), err)
+	case status >= 500, status == http.StatusTooManyRequests, status == http.StatusRequestTimeout,
+		code == codeConditionalConflict, code == codeOperationAborted, code == codeIsDirectory, code == "SlowDown", code == "RequestTimeout",
+		isNetwork(err), isOwnDeadline(err), isQuota(err):
+		return fmt.Errorf("%s %s: %w: %w", op, key, engine.ErrUnavailable, err)
 	case status == http.StatusNotFound:
 		// Not the word of a store: an engine that took it for a missing object
 		// would look for it elsewhere.
@@ -128,6 +133,7 @@ func isQuota(err error) bool {
 	return errors.As(err, &q)
 }
 
+// isCredentials goes by words: the SDK has no type for it.
 func isCredentials(err error) bool {
 	s := err.Error()
 	return strings.Contains(s, "get identity:") || strings.Contains(s, "retrieve credentials") || strings.Contains(s, "static credentials are empty")

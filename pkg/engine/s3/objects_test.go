@@ -119,6 +119,9 @@ func TestOpenByURL(t *testing.T) {
 		if err := o.Put(t.Context(), "k", []byte("v")); err != nil {
 			t.Errorf("put after open %s: %v", url, err)
 		}
+		if got, want := o.String(), strings.TrimSuffix(strings.Split(url, "?")[0], "/")+" at "+srv.Endpoint; got != want {
+			t.Errorf("String() = %q, want %q", got, want)
+		}
 		o.Close()
 	}
 	t.Run("endpoint from the environment", func(t *testing.T) {
@@ -140,6 +143,14 @@ func TestOpenByURL(t *testing.T) {
 	t.Run("no region", func(t *testing.T) {
 		if _, err := s3.Open(t.Context(), "s3://lake"); err == nil || !strings.Contains(err.Error(), "region=") {
 			t.Errorf("got %v, want a sentence on region=", err)
+		}
+	})
+	t.Run("no role on AWS", func(t *testing.T) {
+		t.Setenv("AWS_ACCESS_KEY_ID", "")
+		t.Setenv("AWS_SECRET_ACCESS_KEY", "")
+		t.Setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", fmt.Sprintf("http://127.0.0.1:%d", testenv.FreePort(t)))
+		if _, err := s3.Open(t.Context(), "s3://lake?region=eu-central-1"); !errors.Is(err, engine.ErrUnavailable) || !strings.Contains(err.Error(), "set AWS_ACCESS_KEY_ID") {
+			t.Errorf("got %v, want a sentence on AWS_ACCESS_KEY_ID", err)
 		}
 	})
 	t.Run("no credentials", func(t *testing.T) {
