@@ -10,6 +10,11 @@ import "strings"
 // outcomes but for the pruned deltas, whose true outcome is unknown: see
 // MarkPruned.
 //
+// This holds for bodies that Check let through, and while no size limit
+// interferes: prune only where base and bodies together (their lengths are
+// known before they are fetched) stay below Limits.MaxDocument, and merge
+// unpruned if a JSON Patch is reported too_large.
+//
 //	K = {}                                  paths of later Replaces
 //	for e from newest to oldest:
 //	  JSON Patch at s:     drop from K what is comparable with s: it may read it
