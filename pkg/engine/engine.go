@@ -81,6 +81,10 @@ func (e *Engine) Close(ctx context.Context) error {
 // Epoch is the epoch in which this engine works; 0 while it joins one.
 func (e *Engine) Epoch() uint64 { return e.lease.epoch() }
 
+// Valid tells whether the epoch lease is valid at this moment: whether what the
+// index says now counts.
+func (e *Engine) Valid() bool { return e.lease.valid(e.lease.epoch()) }
+
 // Writer is this engine's name in segments and events.
 func (e *Engine) Writer() string { return e.writer }
 

@@ -70,8 +70,11 @@ type Options struct {
 	// FoldWorkers folds in this process what this process wrote, when due; 0: none
 	// (a snapshotter does it).
 	FoldWorkers int
-	// NewEpoch opens a new epoch even if the index looks whole: for an embedded
-	// index that was not closed cleanly.
+	// StrictPending makes reading a list ErrPendingWrites while a write younger
+	// than 120 s is being committed. Without it the list reads what was
+	// committed before, which is as true.
+	StrictPending bool
+	// NewEpoch opens a new epoch even if the index looks whole.
 	NewEpoch bool
 
 	// Hooks are called as things happen.

@@ -144,6 +144,9 @@ func (e *Engine) list(ctx context.Context, catalog string, cached *document) *Li
 		}
 		cached = nil
 	}
+	if e.opts.StrictPending && v.Pending && v.Now.Sub(v.PendingSince) < pendingLimit {
+		l.Err = fmt.Errorf("%w: a write to catalog %q is being committed since %s", ErrPendingWrites, catalog, v.PendingSince.UTC().Format(time.RFC3339))
+	}
 	e.opts.Hooks.cacheLookup("document", cached != nil)
 	l.Version, l.HasPending, l.Snapshot, l.Runs, l.base = v.Head, v.Pending, v.Snapshot, v.Runs, cached
 	return l
@@ -385,6 +388,9 @@ func (e *Engine) Catalogs(ctx context.Context, prefix, after string, limit int) 
 	}
 	return c, err
 }
+
+// pendingLimit is the age beyond which StrictPending lets a pending write be.
+const pendingLimit = 120 * time.Second
 
 // maxPage is the longest page of a listing.
 const maxPage = 1000
