@@ -314,6 +314,11 @@ func (p *Parts) Close() error {
 	return errors.Join(errs...)
 }
 
+// DirURL is the URL of an embedded lake in an absolute directory.
+func DirURL(dir string) string {
+	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(dir)}).String()
+}
+
 // IndexDir is where an embedded lake in dir keeps its index.
 func IndexDir(dir string) string { return filepath.Join(dir, "index") }
 
