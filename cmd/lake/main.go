@@ -1,0 +1,77 @@
+// Command lake is everything of Lake in one program: the embedded lake
+// (`lake serve`), the client commands, and tools.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/jsonlake/lake/internal/app"
+	"github.com/jsonlake/lake/pkg/engine"
+)
+
+// cli is the command line, one file a command.
+type cli struct {
+	Serve serveCmd `cmd:"" help:"Run a whole lake in one process: durable, no other set-up."`
+
+	Put      putCmd      `cmd:"" help:"Replace the document, or the value at a path."`
+	Patch    patchCmd    `cmd:"" help:"Apply a merge patch (RFC 7396) or a JSON Patch (RFC 6902)."`
+	Get      getCmd      `cmd:"" help:"Print the document, or a part of it."`
+	Rm       rmCmd       `cmd:"" help:"Delete the document, or the member at a path; history stays."`
+	Log      logCmd      `cmd:"" help:"List the deltas of a catalog, with what they did."`
+	Ls       lsCmd       `cmd:"" help:"List catalogs."`
+	Watch    watchCmd    `cmd:"" help:"Follow changes as they are committed."`
+	Snapshot snapshotCmd `cmd:"" help:"Fold a catalog's deltas into a snapshot now."`
+
+	Encode  encodeCmd  `cmd:"" help:"Print a catalog's name as NATS subjects and object keys spell it."`
+	Streams streamsCmd `cmd:"" help:"Make the JetStream streams of a distributed lake."`
+	Config  configCmd  `cmd:"" help:"Show or check the configuration of serve and the services."`
+	Version versionCmd `cmd:"" help:"Print the version."`
+}
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// streamsIO is where a command reads and writes.
+type streamsIO struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// run is the program; its result is the exit status: 0 done, 1 internal, 2 bad
+// input or usage, 3 not found, 4 refused, 5 busy, 6 unavailable, 7 outcome
+// unknown, 8 damaged object.
+func run(args []string, in io.Reader, out, errOut io.Writer) int {
+	var c cli
+	exit := -1
+	opts := append(app.KongOptions("lake", "A store for JSON documents made of many small writes."),
+		kong.Writers(out, errOut), kong.Exit(func(code int) { exit = code }))
+	parser, err := kong.New(&c, opts...)
+	if err != nil { // a mistake in this program
+		panic(err)
+	}
+	k, err := parser.Parse(args)
+	if exit >= 0 { // --help
+		return exit
+	}
+	if err != nil {
+		fmt.Fprintf(errOut, "lake: %v; `lake --help` lists commands and flags\n", err)
+		return 2
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	k.BindTo(ctx, (*context.Context)(nil))
+	k.Bind(&streamsIO{in: in, out: out, err: errOut})
+	if err := k.Run(); err != nil {
+		fmt.Fprintf(errOut, "lake: %v\n", err)
+		return engine.Code(err).Exit
+	}
+	return 0
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jsonlake/lake/pkg/engine"
+)
+
+// writing is what put, patch and rm share.
+type writing struct {
+	target
+	Author string `help:"Who asks; kept in the history." placeholder:"NAME"`
+}
+
+func (w *writing) write(ctx context.Context, s *streamsIO, req engine.WriteRequest) error {
+	req.Author = w.Author
+	return w.with(ctx, func(ctx context.Context, l store) error {
+		r, err := l.Write(ctx, req)
+		if err != nil {
+			return err
+		}
+		if w.JSON {
+			return printJSON(s.out, r)
+		}
+		_, err = fmt.Fprintln(s.out, r.Version)
+		return err
+	})
+}
+
+type putCmd struct {
+	writing
+	Catalog string `arg:"" help:"Catalog."`
+	Path    string `arg:"" help:"Path, \"/\" for the whole document."`
+	Body    string `arg:"" help:"JSON, \"-\" for standard input, @file for a file."`
+}
+
+func (c *putCmd) Run(ctx context.Context, s *streamsIO) error {
+	b, err := body(c.Body, s.in)
+	if err != nil {
+		return err
+	}
+	return c.write(ctx, s, engine.WriteRequest{Catalog: c.Catalog, Path: c.Path, MergeType: engine.MergeTypeReplace, Body: b})
+}
+
+type patchCmd struct {
+	writing
+	Catalog       string `arg:"" help:"Catalog."`
+	Path          string `arg:"" help:"Path, \"/\" for the whole document."`
+	Body          string `arg:"" help:"The patch: JSON, \"-\" for standard input, @file for a file."`
+	Type          string `help:"Kind of patch: ${enum}." enum:"merge-patch,json-patch" default:"merge-patch"`
+	NoAutoParents bool   `help:"JSON Patch as plain RFC 6902: do not create missing parents."`
+}
+
+func (c *patchCmd) Run(ctx context.Context, s *streamsIO) error {
+	b, err := body(c.Body, s.in)
+	if err != nil {
+		return err
+	}
+	req := engine.WriteRequest{Catalog: c.Catalog, Path: c.Path, MergeType: engine.MergeTypeMergePatch, Body: b, NoAutoParents: c.NoAutoParents}
+	if c.Type == "json-patch" {
+		req.MergeType = engine.MergeTypeJSONPatch
+	}
+	return c.write(ctx, s, req)
+}
+
+type rmCmd struct {
+	writing
+	Catalog string `arg:"" help:"Catalog."`
+	Path    string `arg:"" optional:"" help:"Path of the member to delete; the whole document by default." default:"/"`
+}
+
+func (c *rmCmd) Run(ctx context.Context, s *streamsIO) error {
+	return c.write(ctx, s, engine.WriteRequest{Catalog: c.Catalog, Path: c.Path, MergeType: engine.MergeTypeDelete})
+}

@@ -1,0 +1,15 @@
+package main
+
+import (
+	"context"
+
+	"github.com/jsonlake/lake/internal/app"
+)
+
+type serveCmd struct {
+	app.Config `embed:""`
+}
+
+func (c *serveCmd) Run(ctx context.Context, s *streamsIO) error {
+	return app.Serve(ctx, &c.Config, s.out, s.err)
+}

@@ -1,0 +1,167 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/jsonlake/lake/internal/testenv"
+	"github.com/jsonlake/lake/pkg/client"
+	"github.com/jsonlake/lake/pkg/engine"
+)
+
+// revision is a line of the public history of mime-db's db.json.
+type revision struct {
+	N      int             `json:"n"`
+	Merge  string          `json:"merge"`
+	Body   json.RawMessage `json:"body"`
+	SHA256 string          `json:"sha256"`
+}
+
+func mimeDB(t *testing.T) []revision {
+	t.Helper()
+	f, err := os.Open("../../testdata/mime-db/history.ndjson.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []revision
+	s := bufio.NewScanner(z)
+	s.Buffer(nil, 16<<20)
+	for s.Scan() {
+		var r revision
+		if err := json.Unmarshal(s.Bytes(), &r); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, r)
+	}
+	if err := s.Err(); err != nil || len(all) != 233 {
+		t.Fatalf("got %d revisions (%v), want 233", len(all), err)
+	}
+	return all
+}
+
+func (r revision) request(t *testing.T) engine.WriteRequest {
+	t.Helper()
+	w := engine.WriteRequest{Catalog: "mime-db", Path: "/", Body: r.Body}
+	if err := w.MergeType.UnmarshalText([]byte(r.Merge)); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func checksum(t *testing.T, doc []byte) string {
+	t.Helper()
+	sum := sha256.Sum256(canonical(t, doc))
+	return hex.EncodeToString(sum[:])
+}
+
+// replay writes all revisions over NATS and holds the document after each to
+// its checksum. It gives the last document.
+func replay(t *testing.T, url string, after func(revision)) []byte {
+	t.Helper()
+	c, err := client.New(connect(t, url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc []byte
+	for _, rev := range mimeDB(t) {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		w, err := c.Write(ctx, rev.request(t))
+		if err != nil {
+			t.Fatalf("revision %d: %v", rev.N, err)
+		}
+		r, err := c.Read(ctx, engine.ReadRequest{Catalog: "mime-db"})
+		if err != nil {
+			t.Fatalf("read after revision %d: %v", rev.N, err)
+		}
+		cancel()
+		if r.Version != w.Version {
+			t.Fatalf("revision %d: read version %s, wrote %s", rev.N, r.Version, w.Version)
+		}
+		if got := checksum(t, r.Body); got != rev.SHA256 {
+			t.Fatalf("revision %d: checksum %s, want %s", rev.N, got, rev.SHA256)
+		}
+		doc = r.Body
+		if after != nil {
+			after(rev)
+		}
+	}
+	return doc
+}
+
+func readNow(t *testing.T, url string) []byte {
+	t.Helper()
+	c, err := client.New(connect(t, url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc []byte
+	testenv.WaitFor(t, 20*time.Second, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		r, err := c.Read(ctx, engine.ReadRequest{Catalog: "mime-db"})
+		doc = r.Body
+		return err == nil
+	})
+	return doc
+}
+
+// A real document's history, replayed into `lake serve`: every revision, and
+// after a restart the same document. Reads put nothing: the snapshots are the
+// snapshotter's.
+func TestMimeDBServe(t *testing.T) {
+	s := serve(t, t.TempDir())
+	doc := replay(t, s.url, nil)
+	testenv.WaitFor(t, 20*time.Second, func() bool { return metric(t, s.ops, "lake_snapshots_total", `result="folded"`) > 0 })
+	puts := metric(t, s.ops, "lake_objectstore_requests_total", `op="put"`)
+	for range 50 {
+		if !bytes.Equal(readNow(t, s.url), doc) {
+			t.Fatal("a read differs")
+		}
+	}
+	if got := metric(t, s.ops, "lake_objectstore_requests_total", `op="put"`); got != puts {
+		t.Errorf("50 reads made %v puts", got-puts)
+	}
+	s.Restart()
+	if !bytes.Equal(readNow(t, s.url), doc) {
+		t.Error("the document differs after a restart")
+	}
+}
+
+// The same over the distributed form: redis-server, nats-server and versitygw,
+// one ingest, two snapshotters, one reader, each a process.
+func TestMimeDBDistributed(t *testing.T) {
+	d := distributed(t, 0)
+	doc := replay(t, d.nats.URL, nil)
+	snapshots := func() float64 {
+		return metric(t, d.ops["snapshotter-1"], "lake_snapshots_total", `result="folded"`) + metric(t, d.ops["snapshotter-2"], "lake_snapshots_total", `result="folded"`)
+	}
+	testenv.WaitFor(t, 30*time.Second, func() bool { return snapshots() > 0 })
+	t.Logf("snapshots by the snapshotters: %v", snapshots())
+	if got := d.s3.CountBy("reader", "PUT"); got != d.probes {
+		t.Errorf("the reader made %d PUTs beyond its start-up probe's %d", got-d.probes, d.probes)
+	} else {
+		t.Logf("PUTs by reads: %d", got-d.probes)
+	}
+	for _, p := range d.services {
+		p.Restart()
+	}
+	d.cache.Restart() // it persists nothing: the cache is empty now
+	d.redis.Restart()
+	d.nats.Restart()
+	if !bytes.Equal(readNow(t, d.nats.URL), doc) {
+		t.Error("the document differs after everything was restarted")
+	}
+}
