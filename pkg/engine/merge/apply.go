@@ -63,8 +63,8 @@ func (m *machine) undo() {
 	m.log = m.log[:0]
 }
 
-// jsonPatch applies delta i, all or nothing.
-func (m *machine) jsonPatch(i int32, d *Delta) (Reason, int) {
+// jsonPatch applies a JSON Patch, all or nothing.
+func (m *machine) jsonPatch(d *Delta) (Reason, int) {
 	ops, fault := m.parser.parse(d.Body, m.lim.MaxOps)
 	if fault != nil {
 		if fault.rule == tooManyOps {
@@ -76,22 +76,28 @@ func (m *machine) jsonPatch(i int32, d *Delta) (Reason, int) {
 		return r, -1
 	}
 	m.missed = value{}
+	m.patching, m.dropped = true, m.dropped[:0]
 	for n := range ops {
 		o := &ops[n]
 		if r := m.operation(o, d.Strict); r != ReasonNone {
 			m.undo()
+			m.patching = false
 			return r, n
 		}
 	}
 	if m.scope.missed && !m.missed.absent() {
-		m.attach(i)
+		m.attach()
+	}
+	m.patching = false
+	for _, c := range m.dropped {
+		m.drop(value{c: c})
 	}
 	return ReasonNone, -1
 }
 
 // attach puts the value that a patch made for a missing scope in its place.
 // The way there was seen to hold nothing but objects.
-func (m *machine) attach(i int32) {
+func (m *machine) attach() {
 	n := len(m.segs) - 1
 	if n < 0 {
 		m.log = append(m.log, change{kind: wasRoot, v: m.root})
@@ -533,6 +539,9 @@ func (m *machine) fits(n int, v []byte) bool {
 func (m *machine) snapshot(v value, n int) (value, Reason) {
 	left := m.lim.MaxCopy - m.copied
 	if v.c != nil {
+		if v.c.atLeast() > left {
+			return value{}, TooLarge // no need to write it out
+		}
 		keep := m.out
 		m.out, m.outMax = m.scratch[:0], int(left)
 		m.stamp++
@@ -551,4 +560,21 @@ func (m *machine) snapshot(v value, n int) (value, Reason) {
 		return value{}, TooDeep
 	}
 	return v, ReasonNone
+}
+
+// atLeast is a quick lower bound of the text of c: what its own entries and
+// elements hold as text.
+func (c *container) atLeast() (n int64) {
+	for i := range c.entries {
+		if c.entries[i].state == live {
+			n += int64(len(c.entries[i].val.text))
+		}
+	}
+	if c.arr == nil {
+		return n
+	}
+	for i := range c.arr.chunks {
+		n += int64(len(c.arr.chunks[i].src))
+	}
+	return n
 }

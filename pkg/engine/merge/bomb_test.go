@@ -136,6 +136,13 @@ var bombs = []struct {
 		}
 		return ds
 	}, "path_missing:2999"},
+	{"patches that fail after they removed much", "", func() []byte { return []byte(`{"a":{"p":["` + strings.Repeat("x", 8<<20) + `"],"n":{}}}`) }, func() []Delta {
+		var ds []Delta
+		for i := range 1_000 {
+			ds = append(ds, d(fmt.Sprintf(`replace /a/n%d/y 1`, i)), d(`json-patch / [{"op":"test","path":"/a/n","value":{}},{"op":"replace","path":"/a","value":1},{"op":"test","path":"","value":0}]`))
+		}
+		return ds
+	}, "test_failed:2"},
 	{"a member deleted and added again and again", "", lit(`{"a":1}`), func() []Delta {
 		var ds []Delta
 		for range 20_000 {

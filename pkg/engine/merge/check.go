@@ -368,7 +368,7 @@ var seed = maphash.MakeSeed()
 // distinct looks for a duplicate among the names that begin at the offsets.
 func (c *checker) distinct(names []uint32, here int) bool {
 	size := 32
-	for size < 2*len(names) {
+	for size < len(names)+len(names)/2 {
 		size *= 2
 	}
 	if cap(c.table) < size {

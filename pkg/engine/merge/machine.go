@@ -31,6 +31,9 @@ type machine struct {
 	copied  int64
 	pending bool   // what is being moved is pending
 	scratch []byte // for snapshots
+
+	patching bool
+	dropped  []*container // what the patch has removed so far, and is pending
 }
 
 // applyDelta applies delta i and sets its outcome. A no-op leaves the
@@ -71,7 +74,7 @@ func (m *machine) run(i int32, d *Delta) (Reason, int) {
 			m.replace(i, b)
 		}
 	case JSONPatch:
-		return m.jsonPatch(i, d)
+		return m.jsonPatch(d)
 	}
 	return ReasonNone, -1
 }
@@ -136,10 +139,17 @@ func (m *machine) rootObject(i int32) *container {
 // drop is called for a value that is about to leave the document: deltas that
 // coerced something inside it must be found now.
 func (m *machine) drop(v value) {
-	if v.c != nil && v.c.pending {
-		m.stamp++
-		m.discard(v.c)
+	if v.c == nil || !v.c.pending {
+		return
 	}
+	if m.patching {
+		// The patch may fail and put it back: a value is read for this only
+		// when it is gone for good, so that no text is read twice.
+		m.dropped = append(m.dropped, v.c)
+		return
+	}
+	m.stamp++
+	m.discard(v.c)
 }
 
 // child returns the member as an object for delta i, making it one if it is
