@@ -37,6 +37,8 @@ type Config struct {
 	SubjectPrefix string `help:"First token of every NATS subject." default:"lake" group:"Lake"`
 	Replicas      int    `help:"Replicas of the JetStream streams (streams apply)." default:"1" group:"Lake"`
 
+	EventsMaxBytes int64 `help:"Bytes that the events stream may take; its server reserves them. 0: 10 GiB, embedded 1 GiB." default:"0" group:"Lake"`
+
 	OpsListen string `help:"Address of /livez, /readyz and /metrics; empty: none." default:"127.0.0.1:9422" group:"Operations"`
 	LogLevel  string `help:"Least severe log level: ${enum}." enum:"debug,info,warn,error" default:"info" group:"Operations"`
 	LogFormat string `help:"Log format: ${enum}; auto is console on a terminal." enum:"auto,json,console" default:"auto" group:"Operations"`
@@ -74,13 +76,18 @@ func (c *Config) Validate() error {
 			return fmt.Errorf("--%s must be greater than 0, not %d", f.name, f.v)
 		}
 	}
-	if c.Linger < 0 || c.Workers < 0 {
-		return errors.New("--linger and --workers must not be negative")
+	if c.Linger < 0 || c.Workers < 0 || c.EventsMaxBytes < 0 {
+		return errors.New("--linger, --workers and --events-max-bytes must not be negative")
 	}
 	if c.CacheRedis != "" && c.CacheRedis == c.Redis {
 		return errors.New("--cache-redis is the same server as --redis: the cache may evict, the index must not; start a second Redis or leave --cache-redis out")
 	}
 	return nil
+}
+
+// streams is what the streams should be like.
+func (c *Config) streams(embedded bool) events.Config {
+	return events.Config{Subjects: c.subjects(), Replicas: c.Replicas, MaxBytes: c.EventsMaxBytes, Embedded: embedded}
 }
 
 func (c *Config) subjects() events.Subjects { return events.Subjects{Prefix: c.SubjectPrefix} }

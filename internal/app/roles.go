@@ -144,7 +144,7 @@ func Serve(ctx context.Context, c *Config, out, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := events.Apply(ctx, js, events.Config{Subjects: c.subjects(), Embedded: true}); err != nil {
+	if err := events.Apply(ctx, js, c.streams(true)); err != nil {
 		return fmt.Errorf("make the streams: %w", err)
 	}
 	if err := parts.Index.SetEvents(ctx, true); err != nil {
@@ -298,7 +298,7 @@ func ApplyStreams(ctx context.Context, c *Config, errOut io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", engine.ErrUnavailable, err)
 	}
-	if err := events.Apply(ctx, js, events.Config{Subjects: c.subjects(), Replicas: c.Replicas}); err != nil {
+	if err := events.Apply(ctx, js, c.streams(false)); err != nil {
 		return fmt.Errorf("make the streams: %w", err)
 	}
 	index, err := redis.OpenIndex(ctx, redis.Options{URL: c.Redis, Name: c.Name})

@@ -198,7 +198,7 @@ func pokes(r *events.Relay) engine.Hooks {
 // not as it should be.
 func (p *process) awaitStreams(ctx context.Context, js jetstream.JetStream) error {
 	for said := false; ; said = true {
-		drifts, err := events.Check(ctx, js, events.Config{Subjects: p.cfg.subjects(), Replicas: p.cfg.Replicas})
+		drifts, err := events.Check(ctx, js, p.cfg.streams(false))
 		if err == nil {
 			for _, d := range drifts {
 				p.log.Warn().Str("drift", d.String()).Msg("stream is not as `lake streams apply` makes it")

@@ -39,7 +39,7 @@ func distributed(t *testing.T, putLatency time.Duration) *cluster {
 	t.Setenv("AWS_ACCESS_KEY_ID", store.AccessKey)
 	t.Setenv("AWS_SECRET_ACCESS_KEY", store.SecretKey)
 
-	lake(t, "streams", "apply", "--nats", c.nats.URL, "--redis", c.redis.URL)
+	lake(t, "streams", "apply", "--nats", c.nats.URL, "--redis", c.redis.URL, "--events-max-bytes", "1073741824")
 	for _, name := range []string{"ingest", "snapshotter-1", "snapshotter-2", "reader"} {
 		c.start(t, name)
 	}
@@ -57,7 +57,7 @@ func (c *cluster) start(t *testing.T, name string) {
 	c.services[name] = testenv.Program(t, ready(c.ops[name]), program(service),
 		"--nats", c.nats.URL, "--redis", c.redis.URL, "--cache-redis", c.cache.URL,
 		"--s3", fmt.Sprintf("s3://%s?endpoint=%s&region=%s&profile=versitygw", door.Bucket, url.QueryEscape(door.Endpoint), door.Region),
-		"--ops-listen", c.ops[name], "--log-level", "warn")
+		"--ops-listen", c.ops[name], "--events-max-bytes", "1073741824", "--log-level", "warn")
 }
 
 // 16 writers and 16 readers on one catalog over a bucket with 50 ms a PUT: no

@@ -124,14 +124,14 @@ func readNow(t *testing.T, url string) []byte {
 func TestMimeDBServe(t *testing.T) {
 	s := serve(t, t.TempDir())
 	doc := replay(t, s.url, nil)
-	testenv.WaitFor(t, 20*time.Second, func() bool { return metric(t, s.ops, "lake_snapshots_total", `result="folded"`) > 0 })
-	puts := metric(t, s.ops, "lake_objectstore_requests_total", `op="put"`)
+	testenv.WaitFor(t, 20*time.Second, func() bool { return metric(t, s.ops, "lake_jobs_handled_total", `result="folded"`) > 0 })
+	puts := metric(t, s.ops, "lake_objects_requests_total", `op="put"`)
 	for range 50 {
 		if !bytes.Equal(readNow(t, s.url), doc) {
 			t.Fatal("a read differs")
 		}
 	}
-	if got := metric(t, s.ops, "lake_objectstore_requests_total", `op="put"`); got != puts {
+	if got := metric(t, s.ops, "lake_objects_requests_total", `op="put"`); got != puts {
 		t.Errorf("50 reads made %v puts", got-puts)
 	}
 	s.Restart()
@@ -146,7 +146,7 @@ func TestMimeDBDistributed(t *testing.T) {
 	d := distributed(t, 0)
 	doc := replay(t, d.nats.URL, nil)
 	snapshots := func() float64 {
-		return metric(t, d.ops["snapshotter-1"], "lake_snapshots_total", `result="folded"`) + metric(t, d.ops["snapshotter-2"], "lake_snapshots_total", `result="folded"`)
+		return metric(t, d.ops["snapshotter-1"], "lake_jobs_handled_total", `result="folded"`) + metric(t, d.ops["snapshotter-2"], "lake_jobs_handled_total", `result="folded"`)
 	}
 	testenv.WaitFor(t, 30*time.Second, func() bool { return snapshots() > 0 })
 	t.Logf("snapshots by the snapshotters: %v", snapshots())
