@@ -252,6 +252,8 @@ func (cat *catalogGroup) mixed(c engine.Commit, older engine.SegmentID, plan []p
 				answers[r] = engine.Committed{State: engine.RunCommitted}
 			case taken[first]:
 				answers[r] = engine.Committed{Err: fmt.Errorf("%w: the run of %q at %s is named twice", engine.ErrInvalid, cat.name, c.Runs[r].First)}
+			case older.IsZero(): // its head is lost, or its reservation is not in it
+				answers[r] = engine.Committed{Err: damage(cat.name, "a planned run is not among its open reservations")}
 			case older != c.Segment:
 				answers[r] = engine.Committed{State: engine.RunWaiting, Older: older}
 			case turn[next].first == first:

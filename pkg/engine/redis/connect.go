@@ -29,6 +29,9 @@ func (x *Index) onConnect(ctx context.Context, c *redis.Conn) error {
 		return fmt.Errorf("ask the server for its role: %w", err)
 	}
 	role, replid := infoField(text, "role"), infoField(text, "master_replid")
+	if role == "" {
+		return nil // a Sentinel, asked for the master: it holds no data
+	}
 	for s, cmd := range epochs {
 		recorded, err := cmd.Result()
 		switch {

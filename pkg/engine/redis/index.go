@@ -41,7 +41,7 @@ type Index struct {
 	keys    [engine.Shards]shardKeys
 	scripts atomic.Pointer[scripts]
 	clock   clock
-	views   viewBatcher
+	views   []viewBatcher // one; in a cluster one a shard, so that a silent node holds up its own
 }
 
 var (
@@ -69,15 +69,26 @@ func OpenIndex(ctx context.Context, o Options) (*Index, error) {
 		return nil, err
 	}
 	x.scripts.Store(s)
-	x.work = server.connect(o, x.onConnect)
-	x.admin = server.connect(Options{PoolSize: 8, ClientName: o.ClientName}, nil)
-	x.clock.past = time.Since
-	x.views.index = x
+	x.connect(server, o)
 	if err := x.load(ctx); err != nil {
 		_ = x.Close() // what went wrong before counts
 		return nil, fmt.Errorf("open the index on %s: %w", server, err)
 	}
 	return x, nil
+}
+
+// connect makes the clients; connections are opened when they are needed.
+func (x *Index) connect(server *Server, o Options) {
+	x.work = server.connect(o, x.onConnect)
+	x.admin = server.connect(Options{PoolSize: 8, ClientName: o.ClientName}, nil)
+	x.clock.past = time.Since
+	x.views = make([]viewBatcher, 1)
+	if _, ok := x.work.(*redis.ClusterClient); ok {
+		x.views = make([]viewBatcher, engine.Shards)
+	}
+	for i := range x.views {
+		x.views[i].index = x
+	}
 }
 
 // Close closes the connections; later calls answer engine.ErrClosed.
@@ -86,7 +97,9 @@ func (x *Index) Close() error {
 	if err2 := x.admin.Close(); err == nil {
 		err = err2
 	}
-	x.views.close()
+	for i := range x.views {
+		x.views[i].close()
+	}
 	if err != nil && err != redis.ErrClosed {
 		return fmt.Errorf("close the index: %w", err)
 	}

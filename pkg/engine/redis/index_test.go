@@ -1,12 +1,17 @@
 package redis
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
 
 	"github.com/jsonlake/lake/internal/testenv"
 	"github.com/jsonlake/lake/pkg/engine/enginetest"
@@ -55,6 +60,43 @@ func TestIndexClock(t *testing.T) {
 	})
 }
 
+// TestIndexRetried runs the suite with every script run twice, the first answer
+// lost: what happens when a connection breaks and the client tries again.
+func TestIndexRetried(t *testing.T) {
+	t.Parallel()
+	server := testenv.Redis(t)
+	enginetest.TestIndex(t, func(t *testing.T) enginetest.IndexUnderTest {
+		x := &stepped{Index: open(t, server.URL), t: t}
+		x.clock.past = func(time.Time) time.Duration { return 0 }
+		x.work.AddHook(twice{})
+		x.admin.AddHook(twice{})
+		return x
+	})
+}
+
+// twice sends everything twice.
+type twice struct{}
+
+func (twice) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (twice) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		_ = next(ctx, cmd) // this answer is lost
+		cmd.SetErr(nil)
+		return next(ctx, cmd)
+	}
+}
+
+func (twice) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		_ = next(ctx, cmds) // this answer is lost
+		for _, cmd := range cmds {
+			cmd.SetErr(nil)
+		}
+		return next(ctx, cmds)
+	}
+}
+
 // stepped is an index with a clock that stands where it is put: its scripts are
 // loaded anew with a constant in place of TIME.
 type stepped struct {
@@ -78,3 +120,12 @@ func (s *stepped) SetTime(now time.Time) {
 		s.t.Fatal(err)
 	}
 }
+
+func writeFile(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

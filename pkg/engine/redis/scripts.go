@@ -171,9 +171,12 @@ func (x *Index) exec(ctx context.Context, client redis.UniversalClient, calls []
 	for i, c := range calls {
 		c.status, c.reply, c.err = "", nil, nil
 		switch v, err := cmds[i].Result(); {
-		case err != nil:
+		case err != nil && (v == nil || isServerError(err)):
 			c.err = err
 		default:
+			// A reply beside an error of another kind did come: when the context ends
+			// while one node of a cluster is silent, the client marks what the other
+			// nodes have answered, too.
 			reply, _ := v.([]any)
 			if len(reply) > 0 {
 				c.status, _ = reply[0].(string)
@@ -183,6 +186,12 @@ func (x *Index) exec(ctx context.Context, client redis.UniversalClient, calls []
 			}
 		}
 	}
+}
+
+// isServerError tells an error that a server answered from one of the client.
+func isServerError(err error) bool {
+	var e redis.Error
+	return errors.As(err, &e)
 }
 
 // finish gives statuses and errors that every caller treats alike their names.

@@ -22,7 +22,7 @@ func (x *Index) View(ctx context.Context, epoch uint64, catalog string, after en
 	}
 	shard, b64, have := engine.Shard(catalog), encodeName(catalog), fixed(after)
 	if now, fresh := x.clock.now(); fresh && !after.IsZero() {
-		epochText, headText, err := x.views.ask(ctx, shard, b64)
+		epochText, headText, err := x.views[shard%len(x.views)].ask(ctx, shard, b64)
 		if err == nil {
 			err = openIn(epochText, epoch, shard)
 		}

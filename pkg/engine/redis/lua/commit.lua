@@ -71,10 +71,10 @@ for i = 1, g do
   end
   local doc, pack, live, deltas, bytes, line
   if v then doc, pack, live, deltas, bytes, line = match(v, '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(.*)$', 69) end
-  if not v then
+  if not fits then
+    answers[i], all, mixed = 'm' .. (line and match(line, '@([^,]*)') or ''), false, true
+  elseif not v then
     answers[i], all = 'd', false
-  elseif not fits then
-    answers[i], all, mixed = 'm' .. (match(line, '@([^,]*)') or ''), false, true
   elseif sub(line, 14, 13 + #turn) ~= turn then
     answers[i], all = 'w' .. (match(line, '@([^,]*)') or ''), false
   else

@@ -28,6 +28,18 @@ if plan then
     list[i] = state
   end
   if changed then
+    local states = table.concat(list)
+    if not find(states, 'o', 1, true) then
+      -- First, because a server that is out of memory refuses a script whose first
+      -- write may need some.
+      redis.call('ZREM', pending, segment)
+      redis.call('PEXPIRE', plan_key, 600000)
+      if redis.call('HGET', refs, segment) == '0' then -- folded while it was undecided
+        redis.call('HDEL', refs, segment)
+        redis.call('ZADD', garbage, ms, segment)
+      end
+    end
+    redis.call('SETRANGE', plan_key, 0, states)
     local old, set, seen = redis.call('HMGET', heads, unpack(touched)), {}, {}
     for j, field in ipairs(touched) do
       if not left[field] and not seen[field] and old[j] then
@@ -40,16 +52,6 @@ if plan then
       end
     end
     if #set > 0 then redis.call('HSET', heads, unpack(set)) end
-    local states = table.concat(list)
-    redis.call('SETRANGE', plan_key, 0, states)
-    if not find(states, 'o', 1, true) then
-      redis.call('PEXPIRE', plan_key, 600000)
-      redis.call('ZREM', pending, segment)
-      if redis.call('HGET', refs, segment) == '0' then -- folded while it was undecided
-        redis.call('HDEL', refs, segment)
-        redis.call('ZADD', garbage, ms, segment)
-      end
-    end
   end
 elseif redis.call('ZSCORE', pending, segment) then
   -- An undecided plan was deleted: nobody can tell its runs, none can be

@@ -1,0 +1,72 @@
+package redis
+
+import (
+	"io/fs"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestScriptFiles holds the house rules of scripts: a header with KEYS, ARGV,
+// returns and invariant; no key that is not in KEYS; no globals.
+func TestScriptFiles(t *testing.T) {
+	t.Parallel()
+	files, err := fs.Glob(luaFiles, "lua/*.lua")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("got %v, %v", files, err)
+	}
+	built, err := loadScripts(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var loaded []string
+	for _, s := range built.all {
+		loaded = append(loaded, s.name)
+		if strings.Contains(s.source, "#include") {
+			t.Errorf("%s: an include was not replaced", s.name)
+		}
+	}
+	call := regexp.MustCompile(`redis\.call\('([A-Z]+)'(?:, ([^,)]*(?:\[[^\]]*\])?))?`)
+	// What may stand where a key stands: a local that is one of KEYS, or KEYS itself.
+	key := regexp.MustCompile(`^(KEYS\[.*|heads|plan_key|pending|refs|garbage|catalogs|outbox|writers|log|snaps|lease|key|unpack\(KEYS)`)
+	local := regexp.MustCompile(`^\s*local ([a-z_, ]+) = (.*)$`)
+	for _, file := range files {
+		b, err := luaFiles.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := string(b)
+		name := strings.TrimSuffix(strings.TrimPrefix(file, "lua/"), ".lua")
+		if !strings.HasSuffix(name, ".inc") {
+			for _, part := range []string{"-- " + name + ": ", "\n-- KEYS ", "\n-- ARGV ", "\n-- Returns ", "\n-- Invariant: "} {
+				if !strings.Contains(text, part) {
+					t.Errorf("%s: its header lacks %q", file, strings.TrimSpace(part))
+				}
+			}
+			found := false
+			for _, l := range loaded {
+				found = found || l == name
+			}
+			if !found {
+				t.Errorf("%s: is not loaded", file)
+			}
+		}
+		for _, m := range call.FindAllStringSubmatch(text, -1) {
+			switch m[1] {
+			case "INFO", "TIME":
+			default:
+				if !key.MatchString(m[2]) {
+					t.Errorf("%s: %s is called on %q, which is not one of KEYS", file, m[1], m[2])
+				}
+			}
+		}
+		for line := range strings.Lines(text) {
+			if m := local.FindStringSubmatch(line); m != nil && strings.Contains(m[2], "KEYS") && strings.Contains(m[2], "..") {
+				t.Errorf("%s: builds a key: %s", file, line)
+			}
+		}
+		if strings.Contains(text, "%.") {
+			t.Errorf("%s: formats a floating-point number", file)
+		}
+	}
+}
