@@ -278,6 +278,39 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestCopyOverLimit is the one way in which a patch passes the document's
+// limit without a large body.
+func TestCopyOverLimit(t *testing.T) {
+	t.Parallel()
+	base := []byte(`{"a":["` + strings.Repeat("x", 600) + `"],"b":{"c":5}}`)
+	deltas := []Delta{
+		d(`replace /b/c/d 1`), // coerces: flagged although the overlay is written out on the way
+		d(`json-patch / [{"op":"copy","from":"/a","path":"/c"}]`),
+		d(`json-patch / [{"op":"copy","from":"/a","path":"/d"},{"op":"copy","from":"/a","path":"/e"}]`),
+		d(`json-patch / [{"op":"copy","from":"/a","path":"/d"}]`),
+		d(`json-patch / [{"op":"copy","from":"/a","path":"/d"},{"op":"add","path":"/d/-","value":1}]`),
+		d(`delete /c`),
+		d(`json-patch / [{"op":"move","from":"/a","path":"/z"}]`),
+		d(`json-patch / [{"op":"copy","from":"/z","path":"/y/x"}]`),
+	}
+	var seen []string
+	for limit := int64(600); limit < 3_000; limit += 7 {
+		lim := Limits{MaxDocument: limit}
+		for cut := range len(deltas) + 1 {
+			checkModel(t, base, deltas, lim, func(int) int { return cut })
+		}
+		_, out, _ := Merge(base, deltas, lim)
+		for _, o := range out {
+			if s := o.Reason.String(); !slices.Contains(seen, s) {
+				seen = append(seen, s)
+			}
+		}
+	}
+	if !slices.Contains(seen, "too_large") || !slices.Contains(seen, "") {
+		t.Errorf("got only %q", seen)
+	}
+}
+
 func TestCorruptBase(t *testing.T) {
 	t.Parallel()
 	read := []Delta{d(`json-patch / [{"op":"test","path":"/z","value":1}]`)}
@@ -400,7 +433,12 @@ func TestPrune(t *testing.T) {
 			want = append(want, d(s))
 		}
 		kept, pruned := Prune(deltas)
+		out := make([]Outcome, len(kept))
+		MarkPruned(out, pruned)
 		for i := range kept {
+			if (out[i] == Outcome{Status: Pruned, Op: -1}) != pruned[i] {
+				t.Errorf("%s: delta %d: got outcome %+v", c.name, i, out[i])
+			}
 			if kept[i].Type != want[i].Type || kept[i].Path != want[i].Path || !bytes.Equal(kept[i].Body, want[i].Body) {
 				t.Errorf("%s: delta %d: got %v, want %v", c.name, i, kept[i], want[i])
 			}
