@@ -109,7 +109,7 @@ func Code(err error) Status {
 	case err == nil:
 		return Status{200, "ok", 0}
 	case errors.As(err, &remote):
-		return Status{remote.Status, remote.Code, exitOf(remote.Status)}
+		return Status{remote.Status, remote.Code, remote.exit()}
 	case errors.As(err, &inv):
 		return Status{400, inv.Code, 2}
 	case errors.As(err, &body):
@@ -144,25 +144,6 @@ func Code(err error) Status {
 	}
 }
 
-func exitOf(status int) int {
-	switch status {
-	case 400, 413, 415, 422:
-		return 2
-	case 404:
-		return 3
-	case 403, 409, 412:
-		return 4
-	case 429:
-		return 5
-	case 503:
-		return 6
-	case 504:
-		return 7
-	default:
-		return 1
-	}
-}
-
 // Problem is an error on the wire: RFC 9457 problem details with a stable
 // code. A client that receives one gets it back as an error, with the same
 // Code as on the serving side.
@@ -180,6 +161,29 @@ type Problem struct {
 }
 
 func (p *Problem) Error() string { return p.Detail }
+
+// exit is the exit status that the serving side would have given.
+func (p *Problem) exit() int {
+	if p.Code == "damaged" {
+		return 8
+	}
+	switch p.Status {
+	case 400, 413, 415, 422:
+		return 2
+	case 404:
+		return 3
+	case 403, 409, 412:
+		return 4
+	case 429:
+		return 5
+	case 503:
+		return 6
+	case 504:
+		return 7
+	default:
+		return 1
+	}
+}
 
 // Is maps the codes back to the sentinels.
 func (p *Problem) Is(target error) bool {

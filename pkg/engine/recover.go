@@ -174,13 +174,13 @@ func (e *Engine) restore(ctx context.Context, n uint64, before []ShardEpoch, sea
 	oldest := n
 	for s, b := range before {
 		saw(b.Mark.Unix())
-		if b.Empty {
+		if b.Empty || b.N == 0 { // a shard that was never fenced knows nothing
 			if err := e.adoptSnapshots(ctx, n, s, saw); err != nil {
 				return 0, fmt.Errorf("adopt snapshots of shard %x: %w", s, err)
 			}
 		}
 		from := b.N
-		if b.Empty || !b.Open {
+		if b.Empty || !b.Open { // an epoch that was never open may be half restored
 			from = 0
 		}
 		oldest = min(oldest, from)
