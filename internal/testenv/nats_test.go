@@ -80,16 +80,16 @@ func TestNATSProcess(t *testing.T) {
 }
 
 func TestNATSProcessFromEnvironment(t *testing.T) {
-	real := natsPath(t)
+	built := natsPath(t)
 	link := filepath.Join(t.TempDir(), "a-nats-server")
-	if err := os.Symlink(real, link); err != nil {
+	if err := os.Symlink(built, link); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("LAKE_NATS_SERVER", link)
 	if got := natsPath(t); got != link {
 		t.Errorf("got %s, want %s", got, link)
 	}
-	if got := natsVersion(real); got != server.VERSION {
-		t.Errorf("version of %s: got %q, want %q", real, got, server.VERSION)
+	if got := natsVersion(built); got != server.VERSION {
+		t.Errorf("version of %s: got %q, want %q", built, got, server.VERSION)
 	}
 }

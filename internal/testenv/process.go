@@ -2,6 +2,7 @@ package testenv
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os/exec"
 	"runtime"
@@ -86,7 +87,7 @@ func (p *Process) start() error {
 		return nil
 	case !p.Running():
 		p.kill()
-		return fmt.Errorf("it ended at once")
+		return errors.New("it ended at once")
 	}
 	p.kill()
 	return fmt.Errorf("no answer after %v: %w", startTimeout, err)

@@ -71,7 +71,7 @@ func decompress(p []byte, size uint64, c Compression) ([]byte, error) {
 		}
 		out, err := s2.Decode(make([]byte, n), p)
 		if err != nil {
-			return nil, fmt.Errorf("S2 payload: %v: %w", err, ErrDamaged)
+			return nil, fmt.Errorf("S2 payload: %w: %w", err, ErrDamaged)
 		}
 		return out, nil
 	case Zstd:
@@ -83,7 +83,7 @@ func decompress(p []byte, size uint64, c Compression) ([]byte, error) {
 		out, err := d.DecodeAll(p, make([]byte, 0, size))
 		decoders.Put(d)
 		if err != nil {
-			return nil, fmt.Errorf("zstd payload: %v: %w", err, ErrDamaged)
+			return nil, fmt.Errorf("zstd payload: %w: %w", err, ErrDamaged)
 		}
 		if uint64(len(out)) != size {
 			return nil, fmt.Errorf("zstd payload of %d bytes, announced %d: %w", len(out), size, ErrDamaged)
