@@ -28,6 +28,7 @@ type changeKind uint8
 const (
 	wasEntry    changeKind = iota // entry i of c was e
 	wasAppended                   // entry i of c was not there; the entry of its name was prev
+	wasGhost                      // c, unresolved, had seen deletes only
 	wasRoot                       // the root was v
 	wasMissed                     // the spare place was v
 	wasElement                    // element i of c was v
@@ -40,6 +41,8 @@ func (m *machine) undo() {
 	for n := len(m.log) - 1; n >= 0; n-- {
 		x := &m.log[n]
 		switch x.kind {
+		case wasGhost:
+			x.c.creator = -1
 		case wasEntry:
 			x.c.entries[x.i] = x.e
 		case wasAppended:
@@ -60,7 +63,10 @@ func (m *machine) undo() {
 			x.c.arr.insert(x.i, x.v)
 		}
 	}
-	m.log = m.log[:0]
+	for _, c := range m.trail {
+		c.sized = false // it may have been measured since
+	}
+	m.log, m.dropped = m.log[:0], m.dropped[:0]
 }
 
 // jsonPatch applies a JSON Patch, all or nothing.
@@ -76,21 +82,15 @@ func (m *machine) jsonPatch(d *Delta) (Reason, int) {
 		return r, -1
 	}
 	m.missed = value{}
-	m.patching, m.dropped = true, m.dropped[:0]
 	for n := range ops {
 		o := &ops[n]
 		if r := m.operation(o, d.Strict); r != ReasonNone {
 			m.undo()
-			m.patching = false
 			return r, n
 		}
 	}
 	if m.scope.missed && !m.missed.absent() {
 		m.attach()
-	}
-	m.patching = false
-	for _, c := range m.dropped {
-		m.drop(value{c: c})
 	}
 	return ReasonNone, -1
 }
@@ -100,25 +100,23 @@ func (m *machine) jsonPatch(d *Delta) (Reason, int) {
 func (m *machine) attach() {
 	n := len(m.segs) - 1
 	if n < 0 {
-		m.log = append(m.log, change{kind: wasRoot, v: m.root})
-		m.root = m.missed
+		m.setRoot(m.missed)
 		return
 	}
 	if m.root.absent() {
-		m.log = append(m.log, change{kind: wasRoot, v: m.root})
-		m.root = value{c: newObject()}
+		m.setRoot(value{c: newObject()})
 	}
 	c := m.root.c
 	for _, s := range m.segs[:n] {
 		k, pos := m.lookup(c, s)
 		if k < 0 && pos < 0 {
-			k = m.put(c, s, nil, value{c: newObject()})
+			k = m.set(c, s, nil, value{c: newObject()})
 		} else {
 			k = m.openMember(c, s, k, pos)
 		}
 		c = c.entries[k].val.c
 	}
-	m.put(c, m.segs[n], nil, m.missed)
+	m.set(c, m.segs[n], nil, m.missed)
 }
 
 // findScope looks for the value at the delta's path without changing the
@@ -137,6 +135,7 @@ func (m *machine) findScope() Reason {
 		if c == nil || c.arr != nil {
 			return ScopeNotObject
 		}
+		m.touch(c) // something may be written below
 		k, pos := m.lookup(c, s)
 		if k < 0 && pos < 0 {
 			m.scope = place{missed: true, orphan: n < len(m.segs)-1}
@@ -168,11 +167,9 @@ func (m *machine) setScope(v value) {
 		m.log = append(m.log, change{kind: wasMissed, v: m.missed})
 		m.missed = v
 	case m.scope.c != nil:
-		m.putEntry(m.scope.c, m.scope.i, v)
+		m.setEntry(m.scope.c, m.scope.i, v)
 	default:
-		m.log = append(m.log, change{kind: wasRoot, v: m.root})
-		m.drop(m.root)
-		m.root = v
+		m.setRoot(v)
 	}
 }
 
@@ -230,38 +227,6 @@ func (m *machine) baseText(c *container, pos int) []byte {
 	return t
 }
 
-// put is set under the undo log. It returns the entry.
-func (m *machine) put(c *container, name, raw []byte, v value) int {
-	k := c.slot(name)
-	if k >= 0 {
-		e := &c.entries[k]
-		ghost := e.state == live && e.val.c != nil && e.val.c.unresolved && e.val.c.creator < 0
-		if e.state == live && !ghost {
-			m.putEntry(c, k, v)
-			return k
-		}
-		m.log = append(m.log, change{kind: wasEntry, c: c, i: k, e: *e})
-		n := entry{name: name, raw: raw, val: v, detached: !ghost, shadow: e.shadow}
-		e.state = dead
-		return m.appendEntry(c, n, k)
-	}
-	return m.appendEntry(c, entry{name: name, raw: raw, val: v}, -1)
-}
-
-func (m *machine) appendEntry(c *container, e entry, prev int) int {
-	i := c.append(e)
-	m.log = append(m.log, change{kind: wasAppended, c: c, i: i, prev: prev})
-	return i
-}
-
-// putEntry replaces the value of a live entry.
-func (m *machine) putEntry(c *container, i int, v value) {
-	e := &c.entries[i]
-	m.log = append(m.log, change{kind: wasEntry, c: c, i: i, e: *e})
-	m.retire(e)
-	e.val, e.inPlace = v, false
-}
-
 // step goes from a container to the value of one token. It returns the
 // container there, or nil with the reason. With create, a missing member
 // becomes {} (or [] when the next token is "-").
@@ -282,7 +247,7 @@ func (m *machine) step(c *container, tok, next []byte, create bool) (*container,
 			return nil, PathMissing
 		}
 		o := emptyFor(next)
-		m.put(c, tok, nil, value{c: o})
+		m.set(c, tok, nil, value{c: o})
 		return o, ReasonNone
 	}
 	if k < 0 && c.base[pos] != '{' && c.base[pos] != '[' {
@@ -319,12 +284,14 @@ func (m *machine) parent(toks [][]byte, create bool) (*container, Reason) {
 	}
 	for i, tok := range toks[:len(toks)-1] {
 		c.pending = c.pending || m.pending
+		m.touch(c)
 		var r Reason
 		if c, r = m.step(c, tok, toks[i+1], create); r != ReasonNone {
 			return nil, r
 		}
 	}
 	c.pending = c.pending || m.pending
+	m.touch(c)
 	return c, ReasonNone
 }
 
@@ -393,7 +360,7 @@ func (m *machine) add(toks [][]byte, v value, strict bool) Reason {
 	}
 	last := toks[len(toks)-1]
 	if c.arr == nil {
-		m.put(c, last, nil, v)
+		m.set(c, last, nil, v)
 		return ReasonNone
 	}
 	i := c.arr.n
@@ -418,14 +385,14 @@ func (m *machine) take(t target, name []byte, gone bool) {
 			m.drop(v)
 		}
 	case t.k >= 0:
+		m.note(c, t.k)
 		e := &c.entries[t.k]
-		m.log = append(m.log, change{kind: wasEntry, c: c, i: t.k, e: *e})
 		if gone {
 			m.retire(e)
 		}
 		e.val, e.inPlace, e.state = value{}, false, tomb
 	default:
-		m.appendEntry(c, entry{name: name, state: tomb}, -1)
+		m.grow(c, entry{name: name, state: tomb}, -1)
 	}
 }
 
@@ -456,9 +423,9 @@ func (m *machine) operation(o *operation, strict bool) Reason {
 			m.drop(*p)
 			*p = v
 		case t.k >= 0:
-			m.putEntry(t.c, t.k, v)
+			m.setEntry(t.c, t.k, v)
 		default:
-			m.put(t.c, o.path[len(o.path)-1], nil, v)
+			m.set(t.c, o.path[len(o.path)-1], nil, v)
 		}
 
 	case opRemove:

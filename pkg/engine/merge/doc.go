@@ -40,7 +40,7 @@
 // the result.
 //
 // Files: types, merge (the door), machine (blind writes), apply and patch
-// (JSON Patch), overlay (objects), array, emit, equal and number (the test
-// operation), scan and text (reading trusted text), valid and check (reading
+// (JSON Patch), overlay (objects), array, emit, size, equal and number (the
+// test operation), scan and text (reading trusted text), valid and check (reading
 // what is not trusted), prune, diff, get, library (json-patch).
 package merge

@@ -23,24 +23,28 @@ type machine struct {
 	outMax int // stop when out is longer; 0: no limit
 	stamp  uint32
 
+	// One delta that may be taken back: a JSON Patch, or any when the
+	// document is near its limit. While logging, what leaves the document is
+	// kept in dropped until it is gone for good.
+	logging bool
+	log     []change
+	dropped []*container
+	trail   []*container // what the delta came through, the root first
+
 	// One JSON Patch.
 	parser  parser
-	log     []change
 	missed  value // the scope's value while the document has no scope
 	scope   place
 	copied  int64
 	pending bool   // what is being moved is pending
 	scratch []byte // for snapshots
-
-	patching bool
-	dropped  []*container // what the patch has removed so far, and is pending
 }
 
 // applyDelta applies delta i and sets its outcome. A no-op leaves the
-// document as it was.
-func (m *machine) applyDelta(i int, d *Delta) {
+// document as it was. With logging on, undo or settle must follow.
+func (m *machine) applyDelta(i int, d *Delta, logging bool) {
 	m.copied = 0
-	m.log = m.log[:0]
+	m.log, m.dropped, m.trail, m.logging = m.log[:0], m.dropped[:0], m.trail[:0], logging
 	reason, op := m.run(int32(i), d)
 	o := &m.outcomes[i]
 	if reason != ReasonNone {
@@ -48,6 +52,15 @@ func (m *machine) applyDelta(i int, d *Delta) {
 		return
 	}
 	o.Status, o.Op = Applied, -1
+}
+
+// settle makes the last delta final.
+func (m *machine) settle() {
+	m.logging = false
+	for _, c := range m.dropped {
+		m.drop(value{c: c})
+	}
+	m.dropped = m.dropped[:0]
 }
 
 func (m *machine) run(i int32, d *Delta) (Reason, int) {
@@ -130,10 +143,44 @@ func (m *machine) rootObject(i int32) *container {
 	}
 	if !m.root.absent() {
 		m.outcomes[i].Coerced = true
-		m.drop(m.root)
 	}
-	m.root = value{c: newObject()}
+	m.setRoot(value{c: newObject()})
 	return m.root.c
+}
+
+// setRoot makes v the document.
+func (m *machine) setRoot(v value) {
+	if m.logging {
+		m.log = append(m.log, change{kind: wasRoot, v: m.root})
+	}
+	m.drop(m.root)
+	m.root = v
+}
+
+// touch is called for each container on the way of a delta: its size may
+// change.
+func (m *machine) touch(c *container) {
+	c.sized = false
+	if m.logging {
+		m.trail = append(m.trail, c)
+	}
+}
+
+// note logs entry k of c before it changes.
+func (m *machine) note(c *container, k int) {
+	if m.logging {
+		m.log = append(m.log, change{kind: wasEntry, c: c, i: k, e: c.entries[k]})
+	}
+}
+
+// grow appends an entry; prev is the entry that was the one of its name, or
+// −1.
+func (m *machine) grow(c *container, e entry, prev int) int {
+	i := c.append(e)
+	if m.logging {
+		m.log = append(m.log, change{kind: wasAppended, c: c, i: i, prev: prev})
+	}
+	return i
 }
 
 // drop is called for a value that is about to leave the document: deltas that
@@ -142,9 +189,9 @@ func (m *machine) drop(v value) {
 	if v.c == nil || !v.c.pending {
 		return
 	}
-	if m.patching {
-		// The patch may fail and put it back: a value is read for this only
-		// when it is gone for good, so that no text is read twice.
+	if m.logging {
+		// The delta may be taken back: a value is read for this only when it
+		// is gone for good, so that no text is read twice.
 		m.dropped = append(m.dropped, v.c)
 		return
 	}
@@ -156,28 +203,34 @@ func (m *machine) drop(v value) {
 // none.
 func (m *machine) child(c *container, name, raw []byte, i int32) *container {
 	c.pending = true
+	m.touch(c)
 	k := c.slot(name)
 	if k < 0 {
 		o := &container{unresolved: c.hasBase(), creator: i}
-		c.append(entry{name: name, raw: raw, val: value{c: o}})
+		m.grow(c, entry{name: name, raw: raw, val: value{c: o}}, -1)
 		return o
 	}
 	e := &c.entries[k]
 	if e.state == tomb {
 		o := newObject()
+		m.note(c, k)
 		e.state = dead
-		c.append(entry{name: name, raw: raw, val: value{c: o}, detached: true, shadow: e.shadow})
+		m.grow(c, entry{name: name, raw: raw, val: value{c: o}, detached: true, shadow: e.shadow}, k)
 		return o
 	}
 	if o := e.val.c; o != nil && o.arr == nil {
 		if o.unresolved && o.creator < 0 {
 			// Deletes came by, which create nothing: if the base has no such
 			// member, it comes into being here and now.
+			m.note(c, k)
+			if m.logging {
+				m.log = append(m.log, change{kind: wasGhost, c: o})
+			}
 			o.creator = i
 			e.state = dead
 			n := *e
 			n.state, n.name, n.raw = live, name, raw
-			c.append(n)
+			m.grow(c, n, k)
 		}
 		return o
 	}
@@ -186,33 +239,35 @@ func (m *machine) child(c *container, name, raw []byte, i int32) *container {
 		return e.val.c
 	}
 	m.outcomes[i].Coerced = true
-	m.drop(e.val)
 	o := newObject()
-	e.val, e.inPlace = value{c: o}, false
+	m.setEntry(c, k, value{c: o})
 	return o
 }
 
-// set makes v the value of the member.
-func (m *machine) set(c *container, name, raw []byte, v value) {
+// set makes v the value of the member and returns its entry.
+func (m *machine) set(c *container, name, raw []byte, v value) int {
+	m.touch(c)
 	k := c.slot(name)
 	if k < 0 {
-		c.append(entry{name: name, raw: raw, val: v})
-		return
+		return m.grow(c, entry{name: name, raw: raw, val: v}, -1)
 	}
 	e := &c.entries[k]
-	if e.state == tomb {
-		e.state = dead
-		c.append(entry{name: name, raw: raw, val: v, detached: true, shadow: e.shadow})
-		return
+	ghost := e.state == live && e.val.c != nil && e.val.c.unresolved && e.val.c.creator < 0 // as in child
+	if e.state == live && !ghost {
+		m.setEntry(c, k, v)
+		return k
 	}
-	if o := e.val.c; o != nil {
-		if o.unresolved && o.creator < 0 { // as in child
-			e.state = dead
-			c.append(entry{name: name, raw: raw, val: v})
-			return
-		}
-		m.retire(e)
-	}
+	m.note(c, k)
+	e.state = dead
+	return m.grow(c, entry{name: name, raw: raw, val: v, detached: !ghost, shadow: e.shadow}, k)
+}
+
+// setEntry replaces the value of a live entry.
+func (m *machine) setEntry(c *container, k int, v value) {
+	m.touch(c)
+	m.note(c, k)
+	e := &c.entries[k]
+	m.retire(e)
 	e.val, e.inPlace = v, false
 }
 
@@ -228,15 +283,17 @@ func (m *machine) retire(e *entry) {
 
 // del removes the member, if there is one.
 func (m *machine) del(c *container, name, raw []byte) {
+	m.touch(c)
 	k := c.slot(name)
 	if k < 0 {
 		if c.hasBase() {
-			c.append(entry{name: name, raw: raw, state: tomb})
+			m.grow(c, entry{name: name, raw: raw, state: tomb}, -1)
 		}
 		return
 	}
 	e := &c.entries[k]
 	if e.state == live {
+		m.note(c, k)
 		m.retire(e)
 		e.val, e.inPlace, e.state = value{}, false, tomb
 	}
@@ -245,8 +302,7 @@ func (m *machine) del(c *container, name, raw []byte) {
 func (m *machine) replace(i int32, v []byte) {
 	n := len(m.segs) - 1
 	if n < 0 {
-		m.drop(m.root)
-		m.root = value{text: v}
+		m.setRoot(value{text: v})
 		return
 	}
 	c := m.rootObject(i)
@@ -259,8 +315,7 @@ func (m *machine) replace(i int32, v []byte) {
 func (m *machine) delete() {
 	n := len(m.segs) - 1
 	if n < 0 {
-		m.drop(m.root)
-		m.root = value{}
+		m.setRoot(value{})
 		return
 	}
 	c := m.root.c
@@ -284,13 +339,14 @@ func (m *machine) delete() {
 // childForDelete returns the member as an object, or nil if it is none; it
 // creates nothing.
 func (m *machine) childForDelete(c *container, name []byte) *container {
+	m.touch(c)
 	k := c.slot(name)
 	if k < 0 {
 		if !c.hasBase() {
 			return nil
 		}
 		o := &container{unresolved: true, creator: -1}
-		c.append(entry{name: name, val: value{c: o}})
+		m.grow(c, entry{name: name, val: value{c: o}}, -1)
 		return o
 	}
 	e := &c.entries[k]

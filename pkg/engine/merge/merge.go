@@ -17,8 +17,9 @@ import "slices"
 // turns out not to be JSON (not every fault is noticed: checksums are the
 // storage's), or ErrTooLarge for a base of more than 4 GiB.
 //
-// Cost: O(len(base) + Σ len(bodies)), except for documents within one
-// delta of Limits.MaxDocument, where each delta may cost O(len(base)).
+// Cost: O(len(base) + Σ len(bodies)), and what JSON Patches copy. Within one
+// delta of Limits.MaxDocument each delta also costs a look at every member
+// that was touched before in the objects on its way.
 func Merge(base []byte, deltas []Delta, lim Limits) (doc []byte, outcomes []Outcome, err error) {
 	lim = lim.withDefaults()
 	if int64(len(base)) > hardMaxDocument {
@@ -30,10 +31,12 @@ func Merge(base []byte, deltas []Delta, lim Limits) (doc []byte, outcomes []Outc
 		}
 	}
 	outcomes = make([]Outcome, len(deltas))
-	r := runner{lim: lim, outcomes: outcomes}
-	r.restart(base)
+	r := runner{m: &machine{lim: lim, outcomes: outcomes}, lim: lim, outcomes: outcomes, base: len(base), bound: int64(len(base))}
+	if base != nil {
+		r.m.root = value{text: base}
+	}
 	for i := range deltas {
-		if !r.apply(i, &deltas[i]) {
+		if r.apply(i, &deltas[i]); r.m.corrupt {
 			return nil, nil, ErrCorruptBase
 		}
 	}
@@ -66,49 +69,25 @@ func looksLikeJSON(t []byte) bool {
 
 // runner keeps the document within its limit. The overlay does not know how
 // large the document is, only how large it can be at most: base and bodies
-// together. While that is within the limit nothing more is needed. When it is
-// not, the overlay is written out and the exact size is known again, which
-// changes nothing else; and where a single delta may cross the limit, it is
-// tried alone and taken back if it does.
+// together. While that is within the limit nothing more is needed. Where it
+// is not, the exact size is measured; and a delta that may cross the limit is
+// measured after it ran, and taken back if it did.
 type runner struct {
 	m        *machine
 	lim      Limits
 	outcomes []Outcome
-	base     int   // bytes of the document that m began with
+	base     int   // bytes of the base
 	bound    int64 // the document is not larger than this
-}
-
-// restart begins a new overlay on a document (nil: absent).
-func (r *runner) restart(doc []byte) {
-	r.m = &machine{lim: r.lim, outcomes: r.outcomes}
-	if doc != nil {
-		r.m.root = value{text: doc}
-	}
-	r.base, r.bound = len(doc), int64(len(doc))
 }
 
 // emit returns the document, nil if the base was corrupt.
 func (r *runner) emit() []byte {
-	guess := r.base + int(min(r.bound-int64(r.base), int64(r.base/4+4_096)))
+	guess := r.base + int(min(max(r.bound-int64(r.base), 0), int64(r.base/4+4_096)))
 	doc := r.m.emitAll(r.m.root, guess)
 	if r.m.corrupt {
 		return nil
 	}
 	return doc
-}
-
-// flush writes the overlay out and begins a new one on the result.
-func (r *runner) flush() bool {
-	if r.m.root.absent() {
-		r.restart(nil)
-		return true
-	}
-	doc := r.emit()
-	if doc == nil {
-		return false
-	}
-	r.restart(doc)
-	return true
 }
 
 // growth bounds what a delta adds to the document, copies aside: names of the
@@ -121,37 +100,31 @@ func growth(d *Delta) int64 {
 	return n + int64(len(d.Body))
 }
 
-// apply applies delta i; it is false if the base is corrupt.
-func (r *runner) apply(i int, d *Delta) bool {
-	grows := growth(d)
-	if r.bound+grows <= r.lim.MaxDocument {
-		r.m.applyDelta(i, d)
-		if r.bound += grows + r.m.copied; r.bound <= r.lim.MaxDocument {
-			return true
+// apply applies delta i.
+func (r *runner) apply(i int, d *Delta) {
+	m, grows, limit := r.m, growth(d), r.lim.MaxDocument
+	if r.bound+grows > limit {
+		r.bound = m.size(m.root)
+	}
+	if r.bound+grows <= limit {
+		m.applyDelta(i, d, d.Type == JSONPatch)
+		if r.bound+grows+m.copied <= limit {
+			m.settle()
+			r.bound += grows + m.copied
+			return
 		}
 		// Only what a patch copied can have led here.
-		r.bound -= grows + r.m.copied
-		r.m.undo()
+		m.undo()
 		r.outcomes[i] = Outcome{}
+		r.bound = m.size(m.root)
 	}
-	if d.Type == Delete {
-		r.m.applyDelta(i, d)
-		return true
-	}
-	if !r.flush() {
-		return false
-	}
-	before := r.m.root.text
-	r.m.applyDelta(i, d)
-	if r.bound += grows + r.m.copied; r.bound <= r.lim.MaxDocument {
-		return true
-	}
-	if !r.flush() {
-		return false
-	}
-	if n := int64(r.base); n > r.lim.MaxDocument && n > int64(len(before)) {
-		r.restart(before)
+	m.applyDelta(i, d, true)
+	n := m.size(m.root)
+	if n > limit && n > r.bound {
+		m.undo()
 		r.outcomes[i] = Outcome{Status: Noop, Reason: TooLarge, Op: -1}
+		return
 	}
-	return true
+	m.settle()
+	r.bound = n
 }

@@ -44,6 +44,9 @@ type container struct {
 	entries []entry
 	table   []int32 // name → index of its newest entry + 1, by hash; nil up to fewEntries
 
+	size  int64 // bytes of its text, if sized
+	sized bool
+
 	scanned int       // long scans of base so far
 	index   *baseName // of base, after the second long scan
 }
@@ -71,6 +74,11 @@ type entry struct {
 	detached bool   // created anew after a delete: stands at the end, the base's member is hidden
 	inPlace  bool   // val.c was opened at this member of the base
 	seen     uint32 // the emission in which the base's member was met
+
+	// The base's member of this name, if measured: bytes of all of it, and
+	// up to its value. 0: there is none.
+	measured   bool
+	base, head uint32
 }
 
 // newObject returns an empty object without a base.
@@ -180,18 +188,11 @@ func (m *machine) find(c *container, name []byte) int {
 	if c.index == nil && c.scanned >= 1 {
 		m.buildIndex(c)
 	}
-	if x := c.index; x != nil {
-		mask := len(x.table) - 1
-		for k := int(maphash.Bytes(seed, name)) & mask; ; k = (k + 1) & mask {
-			i := x.table[k]
-			if i == 0 {
-				return -1
-			}
-			at := int(x.at[i-1])
-			if sameName(c.base[at:skipString(c.base, at)], name) {
-				return int(x.val[i-1])
-			}
+	if c.index != nil {
+		if i := c.indexed(name); i >= 0 {
+			return int(c.index.val[i])
 		}
+		return -1
 	}
 	ms := membersOf(c.base)
 	for ms.next() {
@@ -209,6 +210,22 @@ func (m *machine) find(c *container, name []byte) int {
 		c.scanned++
 	}
 	return -1
+}
+
+// indexed returns which member of the indexed base text has the name, or −1.
+func (c *container) indexed(name []byte) int {
+	x := c.index
+	mask := len(x.table) - 1
+	for k := int(maphash.Bytes(seed, name)) & mask; ; k = (k + 1) & mask {
+		i := int(x.table[k]) - 1
+		if i < 0 {
+			return -1
+		}
+		at := int(x.at[i])
+		if sameName(c.base[at:skipString(c.base, at)], name) {
+			return i
+		}
+	}
 }
 
 // buildIndex reads the whole base text of c once.

@@ -1,0 +1,91 @@
+package merge
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestSize measures after each delta, taken back or not, and compares with
+// what is written.
+func TestSize(t *testing.T) {
+	t.Parallel()
+	s := *seedFlag
+	if s == 0 {
+		s = uint64(time.Now().UnixNano())
+	}
+	t.Logf("seed %d (run again with -seed=%d)", s, s)
+	g := gen{rand.New(rand.NewPCG(s, 9))}
+	for range 2_000 {
+		base := []byte(g.value(4))
+		if g.IntN(4) == 0 {
+			base = g.wide()
+		}
+		n := 20
+		m := &machine{lim: Limits{}.withDefaults(), root: value{text: base}, outcomes: make([]Outcome, n)}
+		for i := range n {
+			d := g.delta(nil)
+			if g.IntN(2) == 0 {
+				d = g.wideDelta(20)
+			}
+			before := m.size(m.root)
+			m.applyDelta(i, &d, true)
+			after := m.size(m.root)
+			if g.IntN(3) == 0 {
+				m.undo()
+				after = before
+			} else {
+				m.settle()
+			}
+			if got := m.size(m.root); got != after {
+				t.Fatalf("%s %s %s: got size %d, then %d", d.Type, d.Path, d.Body, after, got)
+			}
+			if g.IntN(3) == 0 { // writing out also resolves what measuring would
+				if text := m.emitAll(m.root, 0); int64(len(text)) != after {
+					t.Fatalf("%s + %s %s %s: got size %d, %d bytes: %s", base, d.Type, d.Path, d.Body, after, len(text), text)
+				}
+			}
+		}
+	}
+}
+
+// TestAtTheLimit merges many deltas into a document that has no room left:
+// linear all the same.
+func TestAtTheLimit(t *testing.T) {
+	record := `{"name":"` + strings.Repeat("x", 200) + `","n":1}`
+	var b strings.Builder
+	b.WriteString(`{"users":{`)
+	for i := 0; b.Len() < 8<<20; i++ {
+		fmt.Fprintf(&b, `"u%d":%s,`, i, record)
+	}
+	base := b.String() + `"last":0},"list":[` + strings.Repeat("1,", 1<<19) + `1]}`
+	lim := Limits{MaxDocument: int64(len(base)) + 10}
+	var deltas []Delta
+	var want []string
+	for i := range 2_000 {
+		deltas = append(deltas,
+			d(fmt.Sprintf(`merge-patch / {"users":{"u%d":{"more":"%040d"}}}`, i, i)),                                                        // too large
+			d(fmt.Sprintf(`replace /users/u%d/n %d`, i, i%10)),                                                                              // fits
+			d(fmt.Sprintf(`json-patch /users [{"op":"replace","path":"/u%d/n","value":2},{"op":"copy","from":"/u1","path":"/v%d"}]`, i, i)), // too large
+			d(`json-patch /list [{"op":"replace","path":"/200000","value":7}]`),                                                             // fits
+			d(fmt.Sprintf(`replace /new%d "xxxxxxxx"`, i)))                                                                                  // too large
+		want = append(want, "too_large", "applied", "too_large", "applied", "too_large")
+	}
+	start := time.Now()
+	doc, out, err := Merge([]byte(base), deltas, lim)
+	took := time.Since(start)
+	if err != nil || len(doc) != len(base) {
+		t.Fatalf("got %d bytes, %v, want %d", len(doc), err, len(base))
+	}
+	for i := range out {
+		if out[i] != o(want[i]) {
+			t.Fatalf("delta %d: got %+v, want %s", i, out[i], want[i])
+		}
+	}
+	t.Logf("%d deltas on %d bytes: %v", len(deltas), len(base), took.Round(time.Millisecond))
+	if took > 5*time.Second {
+		t.Errorf("got %v, want at most 5s", took)
+	}
+}
