@@ -307,7 +307,7 @@ func TestModelWide(t *testing.T) {
 	t.Logf("seed %d (run again with -seed=%d)", s, s)
 	g := gen{rand.New(rand.NewPCG(s, 2))}
 	statuses := map[string]int{}
-	for n := 0; n < *deltasFlag/5; {
+	for n := 0; n < *deltasFlag/10; {
 		base := g.wide()
 		width := bytes.Count(base, []byte(`"k`))
 		var lim Limits
