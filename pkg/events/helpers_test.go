@@ -1,7 +1,6 @@
 package events
 
 import (
-	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -424,6 +423,12 @@ func (l *errorList) has(is func(error) bool) bool {
 	return slices.ContainsFunc(l.list, is)
 }
 
+func (l *errorList) len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.list)
+}
+
 // wire is a TCP proxy that can swallow what the server says, and cut.
 type wire struct {
 	net.Listener
@@ -491,13 +496,4 @@ func catalogName(i int) string { return fmt.Sprintf("catalog-%d", i) }
 
 func versionOf(n int) engine.Version {
 	return engine.Version{}.Add(n)
-}
-
-func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
-	var out []K
-	for k := range m {
-		out = append(out, k)
-	}
-	slices.Sort(out)
-	return out
 }

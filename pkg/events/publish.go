@@ -95,8 +95,8 @@ func newPublisher(nc *nats.Conn, ackTimeout time.Duration) (*publisher, error) {
 func (p *publisher) close() { p.js.CleanupPublisher() }
 
 // send publishes what is not acknowledged yet and waits for all of it. On an
-// error nothing more is sent; what was acknowledged says so. Messages are not
-// ordered among each other once one of them fails, so a catalog must have only
+// error nothing more is sent; what was acknowledged says so. When a message
+// fails, those behind it may be in the stream already: a catalog must have only
 // one in a call.
 func (p *publisher) send(ctx context.Context, msgs []*message) error {
 	type flight struct {
@@ -141,8 +141,7 @@ func (p *publisher) send(ctx context.Context, msgs []*message) error {
 		if first != nil {
 			break
 		}
-		// Without the client's own retries: they would come after messages
-		// that were sent later.
+		// Without the client's own retries: who calls repeats everything.
 		f, err := p.js.PublishMsgAsync(m.msg, jetstream.WithRetryAttempts(0))
 		if err != nil {
 			fail(m, err)

@@ -50,7 +50,8 @@ type Relay struct {
 	JS       jetstream.JetStream
 	Subjects Subjects
 
-	// Epoch is the epoch that this process works in; it is asked in every round.
+	// Epoch is the epoch that this process works in, 0 while it has none; it is
+	// asked in every round.
 	Epoch func() uint64
 	// Valid tells whether the epoch lease is valid now. It is asked after every
 	// read of the outbox: an index that was replaced behind this process's back
@@ -280,7 +281,7 @@ func (r *relayRun) round(ctx context.Context) (published int, more bool, err err
 		r.kept = nil
 	}
 	if r.kept == nil {
-		if len(held) == 0 {
+		if len(held) == 0 || epoch == 0 {
 			return 0, false, nil
 		}
 		if r.kept, more, err = r.read(ctx, epoch, held); err != nil || r.kept == nil {
