@@ -242,6 +242,9 @@ func (e *Engine) commitOnce(ctx context.Context, id SegmentID, runs []*run) (res
 	c := Commit{Epoch: id.Epoch, Segment: id, Runs: make([]CommitRun, len(runs))}
 	for i, r := range runs {
 		c.Runs[i] = CommitRun{Catalog: r.catalog, First: r.first, N: r.n, Type: r.typ, Path: r.path, Off: r.off, Len: r.len, Author: r.author}
+		if r.given {
+			c.Runs[i].ID, c.Runs[i].Fingerprint = r.id, r.fingerprint
+		}
 	}
 	ictx, cancel := context.WithTimeout(ctx, e.opts.IndexTimeout)
 	defer cancel()

@@ -21,6 +21,16 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrPendingWrites: asked for by WithStrictPending: a write is being committed.
 	ErrPendingWrites = errors.New("pending writes")
+	// ErrVersionMismatch: a conditional write's condition does not hold; see
+	// *VersionError.
+	ErrVersionMismatch = errors.New("version mismatch")
+	// ErrContended: a conditional write could not be judged, because other
+	// writes of the catalog were being committed all the time.
+	ErrContended = errors.New("contended")
+	// ErrInFlight: another write with the same id is being committed.
+	ErrInFlight = errors.New("write in flight")
+	// ErrIDReused: the id belongs to a write of other content.
+	ErrIDReused = errors.New("id reused")
 	// ErrBusy: admission refused the request; try again after a pause.
 	ErrBusy = errors.New("busy")
 	// ErrUnavailable: the index or the bucket does not answer; nothing is known
@@ -76,6 +86,22 @@ func Invalid(code, field, format string, args ...any) error {
 	return invalid(code, field, format, args...)
 }
 
+// VersionError is ErrVersionMismatch with the version that is there.
+type VersionError struct {
+	Current Version
+	Absent  bool // the condition was that there be no document
+}
+
+func (e *VersionError) Error() string {
+	if e.Absent {
+		return fmt.Sprintf("there is a document, at version %s; nothing was stored", e.Current)
+	}
+	return fmt.Sprintf("the current version is %s, not the expected one; nothing was stored", e.Current)
+}
+
+// Is makes errors.Is(err, ErrVersionMismatch) hold.
+func (e *VersionError) Is(target error) bool { return target == ErrVersionMismatch }
+
 // UnknownError is ErrUnknown with the id under which the write's outcome can
 // be asked for.
 type UnknownError struct {
@@ -123,6 +149,14 @@ func Code(err error) Status {
 		return Status{404, "not_found", 3}
 	case errors.Is(err, ErrPendingWrites):
 		return Status{409, "pending_writes", 4}
+	case errors.Is(err, ErrInFlight):
+		return Status{409, "in_flight", 4}
+	case errors.Is(err, ErrContended):
+		return Status{409, "contended", 4}
+	case errors.Is(err, ErrVersionMismatch):
+		return Status{412, "version_mismatch", 4}
+	case errors.Is(err, ErrIDReused):
+		return Status{422, "id_reused", 2}
 	case errors.Is(err, ErrTooLarge), errors.Is(err, merge.ErrTooLarge):
 		return Status{413, "too_large", 2}
 	case errors.Is(err, ErrBusy):
@@ -158,6 +192,8 @@ type Problem struct {
 	Pointer string `json:"pointer,omitempty"`
 	Catalog string `json:"catalog,omitempty"`
 	ID      string `json:"id,omitempty"` // of a write whose outcome is unknown
+	// Current is the version that a conditional write found.
+	Current *Version `json:"current,omitempty"`
 }
 
 func (p *Problem) Error() string { return p.Detail }
@@ -198,6 +234,14 @@ func (p *Problem) Is(target error) bool {
 		return p.Status == 429
 	case ErrPendingWrites:
 		return p.Code == "pending_writes"
+	case ErrVersionMismatch:
+		return p.Code == "version_mismatch"
+	case ErrContended:
+		return p.Code == "contended"
+	case ErrInFlight:
+		return p.Code == "in_flight"
+	case ErrIDReused:
+		return p.Code == "id_reused"
 	case ErrUnknown:
 		return p.Code == "unknown"
 	case ErrRecovering:
@@ -222,7 +266,10 @@ func ProblemOf(err error, catalog string) *Problem {
 	var inv *InvalidError
 	var body *merge.BodyError
 	var unknown *UnknownError
+	var version *VersionError
 	switch {
+	case errors.As(err, &version):
+		p.Current = &version.Current
 	case errors.As(err, &inv):
 		p.Field = inv.Field
 		if inv.Offset >= 0 {

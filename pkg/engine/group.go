@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -21,13 +22,44 @@ type run struct {
 	author  string
 	id      string
 
-	tries    int // segments it was part of that never were
-	first    Version
-	off, len int64
+	given       bool     // the id is the client's, and the index keeps it
+	fingerprint [16]byte // of a given id
+	expect      *Version // the head that the write is conditional on
 
-	taken bool // by a segment; under group.mu
-	err   error
-	done  chan struct{} // closed when first or err is the answer
+	tries     int // segments it was part of that never were
+	undecided int // how often its condition could not be judged
+	first     Version
+	off, len  int64
+
+	// Under group.mu:
+	taken bool  // by a segment
+	gone  bool  // withdrawn
+	why   error // what it waits for, if not its turn
+
+	duplicate bool
+	err       error
+	done      chan struct{} // closed when first or err is the answer
+}
+
+// renew is the same write as a run that was never queued.
+func (r *run) renew() *run {
+	return &run{
+		catalog: r.catalog, n: r.n, typ: r.typ, path: r.path, payload: r.payload, author: r.author,
+		id: r.id, given: r.given, fingerprint: r.fingerprint, done: make(chan struct{}),
+	}
+}
+
+// reserve is what the index is asked for. A conditional write that met open
+// reservations three times closes the catalog's gate to others.
+func (r *run) reserve() Reserve {
+	q := Reserve{Catalog: r.catalog, N: r.n, Type: r.typ, Path: r.path, Expect: r.expect}
+	if r.given {
+		q.ID, q.Fingerprint = r.id, r.fingerprint
+	}
+	if r.expect != nil && r.undecided >= 3 {
+		q.Gate = r.id
+	}
+	return q
 }
 
 // group is the self-clocking group commit. Writes queue up; a group leaves as
@@ -98,21 +130,28 @@ func (g *group) add(r *run) error {
 	return nil
 }
 
-// withdraw takes back a run that no segment has taken yet.
-func (g *group) withdraw(r *run) bool {
+// errNoTurn: a write's deadline came before its turn.
+var errNoTurn = fmt.Errorf("%w: the write did not get its turn before its deadline; nothing was stored", ErrUnavailable)
+
+// withdraw takes back a run that no segment has taken yet, and says what it
+// waited for.
+func (g *group) withdraw(r *run) (why error, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if r.taken {
-		return false
+		return nil, false
 	}
 	is := func(o *run) bool { return o == r }
 	g.queue = slices.DeleteFunc(g.queue, is)
 	if behind, paced := g.held[r.catalog]; paced {
 		g.held[r.catalog] = slices.DeleteFunc(behind, is)
 	}
-	r.taken = true // nobody else answers it
+	r.taken, r.gone = true, true // nobody else answers it
 	g.forget(r)
-	return true
+	if r.why == nil {
+		return errNoTurn, true
+	}
+	return r.why, true
 }
 
 // answer gives a run its outcome.
@@ -224,7 +263,7 @@ func (g *group) take() *segment {
 func (g *group) reserve(ctx context.Context, s *segment) {
 	p := PreCommit{Epoch: s.id.Epoch, Segment: s.id, Runs: make([]Reserve, len(s.runs))}
 	for i, r := range s.runs {
-		p.Runs[i] = Reserve{Catalog: r.catalog, N: r.n, Type: r.typ, Path: r.path}
+		p.Runs[i] = r.reserve()
 	}
 	res, err := g.e.preCommit(ctx, p)
 	s.created = res.Now.UnixMilli()
@@ -249,11 +288,13 @@ func (g *group) reserve(ctx context.Context, s *segment) {
 				rerr = fmt.Errorf("%w: %w", ErrUnavailable, rerr)
 			}
 			g.answer(r, fmt.Errorf("reserve versions (nothing was stored): %w", rerr))
-		case res.Runs[i].Paced:
-			paced = append(paced, r)
-		default:
+		case res.Runs[i].State == ReserveOK:
 			r.first = res.Runs[i].First
 			kept = append(kept, r)
+		case res.Runs[i].State == ReservePaced:
+			paced = append(paced, r)
+		default:
+			g.refused(ctx, s.id.Epoch, r, res.Runs[i])
 		}
 	}
 	s.runs = kept
@@ -274,6 +315,42 @@ func (g *group) reserve(ctx context.Context, s *segment) {
 	}
 	g.mu.Unlock()
 	g.e.start(ctx, func(ctx context.Context) { g.e.finish(ctx, s) })
+}
+
+// refused deals with a run that the index did not reserve because of its id or
+// its condition. A definite answer needs a valid lease, like any.
+func (g *group) refused(ctx context.Context, epoch uint64, r *run, a Reserved) {
+	switch a.State {
+	case ReserveInFlight:
+		g.later(ctx, r, fmt.Errorf("%w: another write with id %q is being committed; ask for its outcome, or write again with the same id", ErrInFlight, r.id))
+		return
+	case ReserveUndecided:
+		r.undecided++
+		g.later(ctx, r, fmt.Errorf("%w: writes to catalog %q are being committed all the time; try again", ErrContended, r.catalog))
+		return
+	}
+	switch {
+	case !g.e.lease.valid(epoch):
+		g.answer(r, &UnknownError{ID: r.id, Err: errors.New("the epoch lease ran out while the index answered")})
+	case a.State == ReserveDuplicate:
+		r.first, r.n, r.duplicate = a.First, a.N, true
+		g.answer(r, nil)
+	case a.State == ReserveReused:
+		g.answer(r, reused(r.id))
+	default:
+		g.answer(r, &VersionError{Current: a.Head})
+	}
+}
+
+// later queues a run again after a pause, unless it is withdrawn meanwhile.
+func (g *group) later(ctx context.Context, r *run, why error) {
+	g.mu.Lock()
+	r.taken, r.why = false, why
+	g.mu.Unlock()
+	g.e.start(ctx, func(ctx context.Context) {
+		_ = sleep(ctx, 10*time.Millisecond+rand.N(20*time.Millisecond))
+		g.again([]*run{r})
+	})
 }
 
 // left says that a segment is not on its way to the bucket any more.
@@ -332,10 +409,11 @@ func (g *group) hold(ctx context.Context, paced []*run) {
 func (g *group) again(runs []*run) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	runs = slices.DeleteFunc(slices.Clone(runs), func(r *run) bool { return r.gone })
 	for _, r := range runs {
 		r.taken = false
 	}
-	g.queue = append(slices.Clone(runs), g.queue...)
+	g.queue = append(runs, g.queue...)
 	g.poke()
 }
 
@@ -349,7 +427,7 @@ func (s *segment) encode() ([]byte, error) {
 	for i, r := range s.runs {
 		f := codec.Frame{Header: codec.Header{
 			Kind: codec.KindRun, Catalog: r.catalog, First: r.first.Codec(), N: uint32(r.n), Writer: s.id.Writer, Author: r.author,
-			Epoch: s.id.Epoch, ID: []codec.ID{{ID: r.id}}, Created: s.created, More: i < len(s.runs)-1,
+			Epoch: s.id.Epoch, ID: []codec.ID{{ID: r.id, Fingerprint: r.fingerprint}}, Created: s.created, More: i < len(s.runs)-1,
 		}, Payload: r.payload}
 		off := len(b)
 		var err error

@@ -133,6 +133,24 @@ func (e *Engine) logPacks(ctx context.Context, n uint64, catalog string, latest 
 }
 
 func (e *Engine) logPack(ctx context.Context, catalog string, s Snapshot, p *pager) error {
+	var bad error
+	err := e.packFrames(ctx, catalog, s, func(f *codec.Frame) bool {
+		ds, outcomes, err := decodePack(f)
+		if err != nil {
+			bad = fmt.Errorf("%w: %s: %w", ErrDamaged, PackKey(catalog, s.Start, s.Stop), err)
+			return false
+		}
+		p.frame(f, ds, outcomes)
+		return !p.full()
+	})
+	if err == nil {
+		err = bad
+	}
+	return err
+}
+
+// packFrames passes the frames of a pack, in order, until pass says false.
+func (e *Engine) packFrames(ctx context.Context, catalog string, s Snapshot, pass func(*codec.Frame) bool) error {
 	key := PackKey(catalog, s.Start, s.Stop)
 	b, err := e.objects.Get(ctx, key)
 	if err != nil {
@@ -145,16 +163,57 @@ func (e *Engine) logPack(ctx context.Context, catalog string, s Snapshot, p *pag
 		if f.Kind != codec.KindPack || f.Catalog != catalog {
 			return fmt.Errorf("%w: %s at byte %d holds %s of %q", ErrDamaged, key, f.Off, f.Kind, f.Catalog)
 		}
-		ds, outcomes, err := decodePack(&f.Frame)
-		if err != nil {
-			return fmt.Errorf("%w: %s: %w", ErrDamaged, key, err)
-		}
-		p.frame(&f.Frame, ds, outcomes)
-		if p.full() {
+		if !pass(&f.Frame) {
 			return nil
 		}
 	}
 	return nil
+}
+
+// findID looks for a run by its id, in the live log and in packs whose stop is
+// not older than IDTTL. ErrNotFound when it is in none.
+func (e *Engine) findID(ctx context.Context, catalog, id string) (first Version, n int, err error) {
+	epoch := e.lease.epoch()
+	v, err := e.view(ctx, epoch, catalog, Version{})
+	if err != nil {
+		return Version{}, 0, err
+	}
+	found := false
+	look := func(f *codec.Frame) bool {
+		for _, have := range f.ID {
+			if have.ID == id {
+				first, n, found = versionOf(f.First), int(f.N), true
+			}
+		}
+		return !found
+	}
+	m, err := e.load(ctx, catalog, &document{}, v.Snapshot, v.Runs)
+	if err != nil {
+		return Version{}, 0, err
+	}
+	for i := range m.frames {
+		look(&m.frames[i])
+	}
+	after := Version{Sec: max(v.Now.Add(-IDTTL).Unix(), 0), Seq: 1}
+	for !found && after.Less(v.Snapshot.Stop) {
+		snaps, err := e.index.Snapshots(ctx, epoch, catalog, after, maxPage)
+		if err != nil {
+			return Version{}, 0, fmt.Errorf("list snapshots of %q: %w", catalog, err)
+		}
+		for _, s := range snaps {
+			if err := e.packFrames(ctx, catalog, s, look); err != nil {
+				return Version{}, 0, err
+			}
+			after = s.Stop
+		}
+		if len(snaps) == 0 {
+			break
+		}
+	}
+	if !found {
+		return Version{}, 0, fmt.Errorf("%w: no write with id %q in the history of catalog %q of the last 24 hours", ErrNotFound, id, catalog)
+	}
+	return first, n, nil
 }
 
 // logLive passes the live log. Its outcomes are known only by merging it.

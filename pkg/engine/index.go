@@ -60,6 +60,8 @@ type Index interface {
 	// without live runs become garbage.
 	// Repeating a fold that was registered is a success.
 	Fold(ctx context.Context, f Fold) error
+	// Outcome tells what the index knows of an idempotency id of a catalog.
+	Outcome(ctx context.Context, epoch uint64, catalog, id string) (IDState, error)
 	// Catalogs lists catalogs that have a committed run, by name, with names
 	// greater than after that begin with prefix, at most limit.
 	Catalogs(ctx context.Context, epoch uint64, prefix, after string, limit int) ([]CatalogInfo, error)
@@ -80,7 +82,31 @@ type Reserve struct {
 	N       int        // deltas, ≥ 1
 	Type    merge.Type // of a run of one
 	Path    string     // of a run of one
+
+	// ID is the idempotency id that the client gave, "" for none. The index keeps
+	// it, as pending from the reservation on and as a receipt from the commit
+	// on, for IDTTL after the last change; a roll-back frees it. Fingerprint
+	// is of what was asked for.
+	ID          string
+	Fingerprint [16]byte
+	// Expect makes the reservation conditional: the catalog's head must be this
+	// version (0_0: never written) and nothing may be open on it; what is
+	// reserved later waits for this run by itself. nil: unconditional.
+	Expect *Version
+	// Gate, with Expect, is a token that closes the catalog to reservations of
+	// others for GateTTL if this one meets open ones: so that a conditional
+	// write gets its turn beside a stream of unconditional ones.
+	Gate string
 }
+
+// IDTTL is how long an index knows an idempotency id at least.
+const IDTTL = 24 * time.Hour
+
+// GateTTL is how long a gate holds others off.
+const GateTTL = time.Second
+
+// MaxID is the longest idempotency id, bytes.
+const MaxID = 128
 
 // Reservation answers a PreCommit.
 type Reservation struct {
@@ -90,15 +116,34 @@ type Reservation struct {
 
 // Reserved is what became of one Reserve.
 type Reserved struct {
+	State ReserveState
+	// First is the first version: of the reservation, or of the run that has the
+	// id already (ReserveDuplicate, ReserveInFlight), whose deltas are N.
 	First Version
-	// Paced: nothing was reserved, because the catalog has used up the ids of
-	// this second and is more than a second ahead; try again in a moment.
-	Paced bool
+	N     int
+	// Head is the catalog's head when the expectation failed (ReserveConflict).
+	Head Version
 	// Err is set when the run's shard did not answer (the reservation may exist,
 	// or come to exist: the run must be left out of the segment, the sweeper
-	// rolls it back) or answered ErrEpoch (there is no reservation).
+	// rolls it back) or answered ErrEpoch (there is no reservation). State means
+	// nothing then.
 	Err error
 }
+
+// ReserveState is what became of one Reserve. All but ReserveOK reserve
+// nothing. They are decided in this order: id, gate, expectation, pace.
+type ReserveState uint8
+
+// The states of a Reserve.
+const (
+	ReserveOK        ReserveState = iota // reserved
+	ReservePaced                         // the catalog has used up the ids of this second and is more than a second ahead, or another's gate is closed: try again in a moment
+	ReserveDuplicate                     // the id is committed
+	ReserveInFlight                      // the id is reserved by another run and not decided
+	ReserveReused                        // the id is known with another fingerprint
+	ReserveUndecided                     // a conditional run met an open reservation of its catalog
+	ReserveConflict                      // the head is not what was expected
+)
 
 // Commit asks to make runs of a segment visible.
 type Commit struct {
@@ -117,6 +162,10 @@ type CommitRun struct {
 	Off     int64      // of the frame in the segment, bytes
 	Len     int64      // of the frame, bytes
 	Author  string     // for the event
+	// ID and Fingerprint as in the Reserve; the index makes the id's receipt of
+	// them.
+	ID          string
+	Fingerprint [16]byte
 }
 
 // CommitState is what became of a CommitRun.
@@ -186,6 +235,24 @@ type View struct {
 	Now          time.Time
 }
 
+// IDState is what an index knows of an idempotency id.
+type IDState struct {
+	State       IDKnown
+	First       Version // of the run
+	N           int     // its deltas
+	Fingerprint [16]byte
+}
+
+// IDKnown says how far a run with an id has come.
+type IDKnown uint8
+
+// The states of an id.
+const (
+	IDUnknown   IDKnown = iota // never seen, rolled back, or older than IDTTL
+	IDPending                  // reserved, not decided
+	IDCommitted                // committed
+)
+
 // Fold registers a snapshot.
 type Fold struct {
 	Epoch    uint64
@@ -235,10 +302,15 @@ type Maintenance interface {
 	Restore(ctx context.Context, shard int, n uint64, r Restore) error
 	// Reservations lists the plans of segments that are undecided in the shard.
 	Reservations(ctx context.Context, shard int, n uint64) ([]SegmentID, error)
-	// Resolve decides every open run of the segment while the shard is opening: a
-	// run at or below its catalog's head was restored and counts as committed,
-	// the rest is rolled back.
-	Resolve(ctx context.Context, shard int, n uint64, segment SegmentID) error
+	// Resolve decides every open run of the segment while the shard is opening:
+	// those in committed (which a seal holds, and which were restored) count as
+	// committed, the rest is rolled back and frees its id.
+	Resolve(ctx context.Context, shard int, n uint64, segment SegmentID, committed []RunKey) error
+	// Forget strikes a segment from the garbage of a shard: its object is gone.
+	Forget(ctx context.Context, epoch uint64, shard int, segment SegmentID) error
+	// Referenced tells for each segment whether any shard still has a live run in
+	// it, or an undecided one.
+	Referenced(ctx context.Context, epoch uint64, segments []SegmentID) ([]bool, error)
 	// Open opens a fenced shard: no version will be given at or below the
 	// second floor. Opening an open epoch does nothing.
 	Open(ctx context.Context, shard int, n uint64, floor int64) error
@@ -288,15 +360,29 @@ type ShardEpoch struct {
 
 // Restore is what a new epoch puts back into a shard.
 type Restore struct {
+	Snapshots []RestoreSnapshot // applied first
 	Runs      []RestoreRun
-	Snapshots []RestoreSnapshot
+	IDs       []RestoreID // of runs that are folded, applied last
 }
 
-// RestoreRun is a run of a sealed segment.
+// RestoreRun is a run of a sealed segment. Its id is restored with it, also
+// when the shard holds the run already.
 type RestoreRun struct {
 	Catalog string
 	Run     Run
 	Author  string
+	ID      RestoreID
+}
+
+// RestoreID is the receipt of an idempotency id, to be kept until Expires
+// (index time); a zero ID is none.
+type RestoreID struct {
+	Catalog     string
+	ID          string
+	Fingerprint [16]byte
+	First       Version
+	N           int
+	Expires     time.Time
 }
 
 // RestoreSnapshot is a snapshot found in the bucket.

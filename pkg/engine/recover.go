@@ -266,9 +266,22 @@ func segmentRuns(id SegmentID, b []byte) ([]RestoreRun, error) {
 			}
 			r.Run.Type, r.Run.Path = ds[0].Type, ds[0].Path
 		}
+		r.ID = givenID(&f.Frame)
 		runs = append(runs, r)
 	}
 	return runs, nil
+}
+
+// givenID is the receipt of the id that a client gave to a run; zero when Lake
+// minted it, which has no fingerprint.
+func givenID(f *codec.Frame) RestoreID {
+	if len(f.ID) != 1 || f.ID[0].Fingerprint == [16]byte{} {
+		return RestoreID{}
+	}
+	return RestoreID{
+		Catalog: f.Catalog, ID: f.ID[0].ID, Fingerprint: f.ID[0].Fingerprint, First: versionOf(f.First), N: int(f.N),
+		Expires: time.UnixMilli(f.Created).Add(IDTTL),
+	}
 }
 
 func (e *Engine) restoreShard(ctx context.Context, n uint64, shard int, runs []RestoreRun) error {
@@ -283,12 +296,16 @@ func (e *Engine) restoreShard(ctx context.Context, n uint64, shard int, runs []R
 			return err
 		}
 	}
+	sealed := map[SegmentID][]RunKey{}
+	for _, r := range runs {
+		sealed[r.Run.Segment] = append(sealed[r.Run.Segment], RunKey{Catalog: r.Catalog, First: r.Run.First})
+	}
 	open, err := e.index.Reservations(ctx, shard, n)
 	if err != nil {
 		return err
 	}
 	for _, id := range open {
-		if err := e.index.Resolve(ctx, shard, n, id); err != nil {
+		if err := e.index.Resolve(ctx, shard, n, id, sealed[id]); err != nil {
 			return err
 		}
 	}
@@ -330,6 +347,37 @@ func (e *Engine) adoptSnapshots(ctx context.Context, n uint64, shard int, saw fu
 	for chunk := range slices.Chunk(found, restoreChunk) {
 		if err := e.index.Restore(ctx, shard, n, Restore{Snapshots: chunk}); err != nil {
 			return err
+		}
+	}
+	return e.adoptIDs(ctx, n, shard, found)
+}
+
+// adoptIDs restores the idempotency ids of packs that are younger than their
+// time to live, counted from the youngest: those of runs that no segment has
+// any more.
+func (e *Engine) adoptIDs(ctx context.Context, n uint64, shard int, found []RestoreSnapshot) error {
+	var youngest int64
+	for _, s := range found {
+		youngest = max(youngest, s.Snapshot.Stop.Sec)
+	}
+	for _, s := range found {
+		if s.Snapshot.PackBytes == 0 || s.Snapshot.Stop.Sec < youngest-int64(IDTTL.Seconds()) {
+			continue
+		}
+		var ids []RestoreID
+		err := e.packFrames(ctx, s.Catalog, s.Snapshot, func(f *codec.Frame) bool {
+			if id := givenID(f); id.ID != "" {
+				ids = append(ids, id)
+			}
+			return true
+		})
+		if err != nil {
+			return err
+		}
+		for chunk := range slices.Chunk(ids, restoreChunk) {
+			if err := e.index.Restore(ctx, shard, n, Restore{IDs: chunk}); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -132,7 +132,7 @@ func (e *Engine) decide(ctx context.Context, id SegmentID, shards []int) (how st
 		rollback.Keep = append(rollback.Keep, RunKey{Catalog: r.Catalog, First: r.Run.First})
 		c.Runs = append(c.Runs, CommitRun{
 			Catalog: r.Catalog, First: r.Run.First, N: r.Run.N, Type: r.Run.Type, Path: r.Run.Path,
-			Off: r.Run.Off, Len: r.Run.Len, Author: r.Author,
+			Off: r.Run.Off, Len: r.Run.Len, Author: r.Author, ID: r.ID.ID, Fingerprint: r.ID.Fingerprint,
 		})
 	}
 	var still error

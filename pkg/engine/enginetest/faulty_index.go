@@ -103,8 +103,23 @@ func (x *FaultyIndex) Reservations(ctx context.Context, shard int, n uint64) ([]
 }
 
 // Resolve implements engine.Maintenance.
-func (x *FaultyIndex) Resolve(ctx context.Context, shard int, n uint64, segment engine.SegmentID) error {
-	return x.do(ctx, "Resolve", segment.String(), func() error { return x.index.Resolve(ctx, shard, n, segment) })
+func (x *FaultyIndex) Resolve(ctx context.Context, shard int, n uint64, segment engine.SegmentID, committed []engine.RunKey) error {
+	return x.do(ctx, "Resolve", segment.String(), func() error { return x.index.Resolve(ctx, shard, n, segment, committed) })
+}
+
+// Forget implements engine.Maintenance.
+func (x *FaultyIndex) Forget(ctx context.Context, epoch uint64, shard int, segment engine.SegmentID) error {
+	return x.do(ctx, "Forget", segment.String(), func() error { return x.index.Forget(ctx, epoch, shard, segment) })
+}
+
+// Referenced implements engine.Maintenance.
+func (x *FaultyIndex) Referenced(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]bool, error) {
+	return ask(&x.injector, ctx, "Referenced", "", func() ([]bool, error) { return x.index.Referenced(ctx, epoch, segments) })
+}
+
+// Outcome implements engine.Index.
+func (x *FaultyIndex) Outcome(ctx context.Context, epoch uint64, catalog, id string) (engine.IDState, error) {
+	return ask(&x.injector, ctx, "Outcome", catalog, func() (engine.IDState, error) { return x.index.Outcome(ctx, epoch, catalog, id) })
 }
 
 // Open implements engine.Maintenance.

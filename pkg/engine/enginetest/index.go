@@ -34,7 +34,7 @@ type SteppedClock interface {
 func TestIndex(t *testing.T, open func(t *testing.T) IndexUnderTest) {
 	t.Helper()
 	for _, group := range [][]indexCase{
-		epochCases, commitCases, viewCases, foldCases, listCases, maintenanceCases, recoveryCases, outboxCases, leaseCases, raceCases, randomCases,
+		epochCases, commitCases, viewCases, foldCases, listCases, maintenanceCases, recoveryCases, outboxCases, leaseCases, idCases, raceCases, randomCases,
 	} {
 		for _, c := range group {
 			t.Run(c.name, func(t *testing.T) {
@@ -146,7 +146,7 @@ func (f *fixture) reserve(s engine.SegmentID, runs ...engine.Reserve) []engine.V
 	f.Helper()
 	var firsts []engine.Version
 	for i, r := range f.preCommit(s, runs...) {
-		if r.Err != nil || r.Paced || !r.First.Valid() || r.First.IsZero() {
+		if r.Err != nil || r.State == engine.ReservePaced || !r.First.Valid() || r.First.IsZero() {
 			f.Fatalf("reserve %d deltas of %q: got %+v, want a version", runs[i].N, runs[i].Catalog, r)
 		}
 		firsts = append(firsts, r.First)

@@ -306,7 +306,7 @@ var commitCases = []indexCase{
 		s := f.segment()
 		runs := []engine.Reserve{reserve("users", 1), reserve(orders, 1), reserve("users", 1)}
 		got := f.preCommit(s, runs...)
-		if !got[0].Paced || !got[2].Paced || got[0].Err != nil || got[1].Paced || got[1].First.IsZero() {
+		if got[0].State != engine.ReservePaced || got[2].State != engine.ReservePaced || got[0].Err != nil || got[1].State == engine.ReservePaced || got[1].First.IsZero() {
 			f.Fatalf("got %+v, want the runs of users paced", got)
 		}
 		f.setTime(start.Add(secs(1)))
@@ -319,7 +319,7 @@ var commitCases = []indexCase{
 	{name: "Commit/paced runs do not overtake", clock: true, run: func(f *fixture) {
 		s := f.segment()
 		got := f.preCommit(s, reserve("users", 3*engine.MaxSeq), reserve("users", 1), reserve("users", 1))
-		if got[0].Paced || !got[1].Paced || !got[2].Paced {
+		if got[0].State == engine.ReservePaced || got[1].State != engine.ReservePaced || got[2].State != engine.ReservePaced {
 			f.Fatalf("got %+v, want the runs behind the first paced", got)
 		}
 		f.committed(s, place("users", got[0].First, 3*engine.MaxSeq))

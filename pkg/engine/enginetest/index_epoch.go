@@ -21,7 +21,7 @@ var epochCases = []indexCase{
 		f.refuses(1)
 		for s := range engine.Shards {
 			f.is(f.x.Restore(f.Context(), s, 1, engine.Restore{}), engine.ErrEpoch)
-			f.is(f.x.Resolve(f.Context(), s, 1, f.segment()), engine.ErrEpoch)
+			f.is(f.x.Resolve(f.Context(), s, 1, f.segment(), nil), engine.ErrEpoch)
 			f.is(f.x.Open(f.Context(), s, 1, 0), engine.ErrEpoch)
 			_, err := f.x.Reservations(f.Context(), s, 1)
 			f.is(err, engine.ErrEpoch)
@@ -104,7 +104,7 @@ var epochCases = []indexCase{
 		list, err := f.x.Reservations(f.Context(), engine.Shard("users"), 2)
 		f.ok(err)
 		f.equal("reservations", list, []engine.SegmentID{s})
-		f.ok(f.x.Resolve(f.Context(), engine.Shard("users"), 2, s))
+		f.ok(f.x.Resolve(f.Context(), engine.Shard("users"), 2, s, nil))
 		f.begin(2)
 		f.refuses(1)
 		v := f.wantRuns("users", live)
@@ -123,7 +123,7 @@ var epochCases = []indexCase{
 			f.ok(f.x.Fence(f.Context(), s, 2))
 			f.is(f.x.Open(f.Context(), s, 1, 0), engine.ErrEpoch)
 			f.is(f.x.Restore(f.Context(), s, 1, engine.Restore{}), engine.ErrEpoch)
-			f.is(f.x.Resolve(f.Context(), s, 1, f.segment()), engine.ErrEpoch)
+			f.is(f.x.Resolve(f.Context(), s, 1, f.segment(), nil), engine.ErrEpoch)
 			_, err := f.x.Reservations(f.Context(), s, 1)
 			f.is(err, engine.ErrEpoch)
 		}
@@ -342,14 +342,14 @@ var recoveryCases = []indexCase{
 		c := place("orders", f.reserveOne(s, "orders", 1), 1)
 		for range 2 {
 			_ = f.x.Restore(f.Context(), engine.Shard("users"), f.epoch, engine.Restore{Runs: []engine.RestoreRun{{Catalog: "users", Run: late}}})
-			_ = f.x.Resolve(f.Context(), engine.Shard("orders"), f.epoch, s)
+			_ = f.x.Resolve(f.Context(), engine.Shard("orders"), f.epoch, s, nil)
 		}
 		f.wantRuns("users", r)
 		f.committed(s, c)
 		// Of an older epoch it is refused.
 		f.fence(2)
 		f.is(f.x.Restore(f.Context(), engine.Shard("users"), 1, engine.Restore{Runs: []engine.RestoreRun{{Catalog: "users", Run: late}}}), engine.ErrEpoch)
-		f.is(f.x.Resolve(f.Context(), engine.Shard("orders"), 1, s), engine.ErrEpoch)
+		f.is(f.x.Resolve(f.Context(), engine.Shard("orders"), 1, s, nil), engine.ErrEpoch)
 		f.is(f.x.Open(f.Context(), 0, 1, 0), engine.ErrEpoch)
 		f.begin(2)
 		f.wantRuns("users", r)
@@ -368,9 +368,9 @@ var recoveryCases = []indexCase{
 		f.restore(a, nil, liveRun(sealed, place(a, x[0], 1)))
 		f.restore(b, nil, liveRun(sealed, place(b, x[1], 2)))
 		for range 2 {
-			f.ok(f.x.Resolve(f.Context(), 4, 2, lost))
-			f.ok(f.x.Resolve(f.Context(), 4, 2, sealed))
-			f.ok(f.x.Resolve(f.Context(), 4, 2, f.segment())) // never planned
+			f.ok(f.x.Resolve(f.Context(), 4, 2, lost, nil))
+			f.ok(f.x.Resolve(f.Context(), 4, 2, sealed, []engine.RunKey{{Catalog: a, First: x[0]}, {Catalog: b, First: x[1]}}))
+			f.ok(f.x.Resolve(f.Context(), 4, 2, f.segment(), nil)) // never planned
 		}
 		list, err = f.x.Reservations(f.Context(), 4, 2)
 		f.ok(err)
@@ -416,7 +416,7 @@ var recoveryCases = []indexCase{
 		c := place(name, f.reserveOne(s, name, 2), 2)
 		f.fence(2)
 		f.restore(name, nil, liveRun(s, c))
-		f.ok(f.x.Resolve(f.Context(), 4, 2, s))
+		f.ok(f.x.Resolve(f.Context(), 4, 2, s, []engine.RunKey{{Catalog: name, First: c.First}}))
 		f.begin(2)
 		f.equal("garbage", len(f.garbage(4)), 0)
 		f.ok(f.fold(name, engine.Version{}, c.First.Add(1)))

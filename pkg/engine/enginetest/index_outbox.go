@@ -150,7 +150,7 @@ var outboxCases = []indexCase{
 		f.fence(2)
 		f.restore("users", nil, a, b, c)
 		f.restore("users", nil, a, b, c)
-		f.ok(f.x.Resolve(f.Context(), shard, 2, s))
+		f.ok(f.x.Resolve(f.Context(), shard, 2, s, []engine.RunKey{{Catalog: "users", First: firsts[0]}, {Catalog: "users", First: firsts[1]}}))
 		f.begin(2)
 		d := f.write("users", 1)
 		last := tiles(f, f.outbox(shard))["users"]

@@ -203,7 +203,7 @@ func raceSegment(ctx context.Context, f *fixture, rnd *rand.Rand, s engine.Segme
 	}
 	var open []engine.CommitRun
 	for i, r := range res.Runs {
-		if r.Err != nil || r.Paced {
+		if r.Err != nil || r.State == engine.ReservePaced {
 			return nil, fmt.Errorf("reserve: got %+v", r)
 		}
 		open = append(open, place(reserves[i].Catalog, r.First, reserves[i].N))

@@ -158,7 +158,7 @@ func (d *driver) preCommitNew() {
 	}
 	d.segments = append(d.segments, s)
 	for i, r := range d.askPreCommit(s, d.epoch) {
-		if r.Err == nil && !r.Paced {
+		if r.Err == nil && r.State != engine.ReservePaced {
 			s.places = append(s.places, place(s.asked[i].Catalog, r.First, s.asked[i].N))
 			if log := d.logs[s.asked[i].Catalog]; len(log) > 0 && !log[len(log)-1].Last.Less(r.First) {
 				d.Fatalf("%q: reserved %s, and %s is committed", s.asked[i].Catalog, r.First, log[len(log)-1].Last)
@@ -188,7 +188,7 @@ func (d *driver) preCommitAgain() {
 	// What had been paced in a shard without a plan may have a version now.
 	s.places = s.places[:0]
 	for i, r := range again {
-		if r.Err == nil && !r.Paced {
+		if r.Err == nil && r.State != engine.ReservePaced {
 			s.places = append(s.places, place(s.asked[i].Catalog, r.First, s.asked[i].N))
 		}
 	}
@@ -199,7 +199,7 @@ func (d *driver) askPreCommit(s *drawn, epoch uint64) (answer []engine.Reserved)
 		res, err := x.PreCommit(d.Context(), engine.PreCommit{Epoch: epoch, Segment: s.id, Runs: s.asked})
 		text := class(err)
 		for _, r := range res.Runs {
-			text += fmt.Sprintf(" | %s paced=%v %s", r.First, r.Paced, class(r.Err))
+			text += fmt.Sprintf(" | %s paced=%v %s", r.First, r.State == engine.ReservePaced, class(r.Err))
 		}
 		if x == d.x {
 			answer = res.Runs
@@ -565,7 +565,13 @@ func (d *driver) newEpoch() {
 		for _, s := range list {
 			names = append(names, s.String())
 			if err == nil {
-				err = x.Resolve(d.Context(), shard, d.epoch, s)
+				var sealed []engine.RunKey
+				for _, r := range restores[shard].Runs {
+					if r.Run.Segment == s {
+						sealed = append(sealed, engine.RunKey{Catalog: r.Catalog, First: r.Run.First})
+					}
+				}
+				err = x.Resolve(d.Context(), shard, d.epoch, s, sealed)
 			}
 		}
 		slices.Sort(names)

@@ -43,7 +43,7 @@ func (x *Index) PreCommit(ctx context.Context, p engine.PreCommit) (engine.Reser
 		if s.plans[p.Segment] == nil {
 			s.reserve(now, p, mine, res.Runs)
 		} else {
-			s.repeat(p, mine, res.Runs)
+			s.repeat(now, p, mine, res.Runs)
 		}
 		res.Now = now
 	}
@@ -56,12 +56,7 @@ func (s *shard) reserve(now time.Time, p engine.PreCommit, mine []int, answer []
 	for _, i := range mine {
 		r := p.Runs[i]
 		c := s.catalog(r.Catalog)
-		// The space of ids is MaxSeq a second. A catalog may borrow from the next
-		// second, no more. Time that steps back must not make it wait, so the
-		// greatest time ever seen counts. Nothing is reserved for the runs behind
-		// it either: last stays as it is.
-		if c.last.Sec > max(now.Unix(), s.mark.Unix(), s.floor)+1 {
-			answer[i].Paced = true
+		if answer[i] = s.admit(now, c, r); answer[i].State != engine.ReserveOK {
 			continue
 		}
 		base := engine.MaxVersion(c.last, engine.Version{Sec: now.Unix()})
@@ -71,7 +66,13 @@ func (s *shard) reserve(now time.Time, p engine.PreCommit, mine []int, answer []
 		if !slices.Contains(c.open, p.Segment) {
 			c.open = append(c.open, p.Segment)
 		}
+		if r.ID != "" {
+			c.keep(r.ID, identity{segment: p.Segment, until: now.Add(engine.IDTTL), state: engine.IDState{
+				State: engine.IDPending, First: first, N: r.N, Fingerprint: r.Fingerprint,
+			}})
+		}
 		made.runs = append(made.runs, engine.Planned{Catalog: r.Catalog, First: first, N: r.N, State: engine.PlanOpen})
+		made.place, made.ids = append(made.place, i), append(made.ids, r.ID)
 		answer[i].First = first
 	}
 	if len(made.runs) > 0 {
@@ -79,28 +80,83 @@ func (s *shard) reserve(now time.Time, p engine.PreCommit, mine []int, answer []
 	}
 }
 
-// repeat answers a PreCommit that came before with what is planned: the k-th
-// run of a catalog has the k-th reservation of that catalog.
-func (s *shard) repeat(p engine.PreCommit, mine []int, answer []engine.Reserved) {
-	seen := make(map[string]int)
+// admit says whether a run may be reserved: by its id, the catalog's gate, its
+// expectation and the catalog's pace, in this order.
+func (s *shard) admit(now time.Time, c *catalog, r engine.Reserve) engine.Reserved {
+	if known := c.known(now, r.ID); known.State != engine.IDUnknown {
+		return knownID(known, r)
+	}
+	if c.gate.token != "" && c.gate.until.After(now) && c.gate.token != r.Gate {
+		return engine.Reserved{State: engine.ReservePaced}
+	}
+	if r.Expect != nil {
+		switch {
+		case len(c.open) > 0:
+			if r.Gate != "" {
+				c.gate = gate{token: r.Gate, until: now.Add(engine.GateTTL)}
+			}
+			return engine.Reserved{State: engine.ReserveUndecided}
+		case c.head != *r.Expect:
+			return engine.Reserved{State: engine.ReserveConflict, Head: c.head}
+		}
+	}
+	// The space of ids is MaxSeq a second. A catalog may borrow from the next
+	// second, no more. Time that steps back must not make it wait, so the
+	// greatest time ever seen counts. Nothing is reserved for the runs behind
+	// it either: last stays as it is.
+	if c.last.Sec > max(now.Unix(), s.mark.Unix(), s.floor)+1 {
+		return engine.Reserved{State: engine.ReservePaced}
+	}
+	if c.gate.token == r.Gate {
+		c.gate = gate{} // it has had its turn
+	}
+	return engine.Reserved{}
+}
+
+func knownID(known engine.IDState, r engine.Reserve) engine.Reserved {
+	answer := engine.Reserved{State: engine.ReserveDuplicate, First: known.First, N: known.N}
+	switch {
+	case known.Fingerprint != r.Fingerprint:
+		answer = engine.Reserved{State: engine.ReserveReused}
+	case known.State == engine.IDPending:
+		answer.State = engine.ReserveInFlight
+	}
+	return answer
+}
+
+// known is what the catalog knows of an id now.
+func (c *catalog) known(now time.Time, id string) engine.IDState {
+	have, ok := c.ids[id]
+	if id == "" || !ok || have.state.State == engine.IDCommitted && !have.until.After(now) {
+		return engine.IDState{}
+	}
+	return have.state
+}
+
+func (c *catalog) keep(id string, i identity) {
+	if c.ids == nil {
+		c.ids = make(map[string]identity)
+	}
+	c.ids[id] = i
+}
+
+// repeat answers a PreCommit that came before: a run that was reserved by its
+// place among the segment's runs; one that was not by what its id says, else to
+// try again.
+func (s *shard) repeat(now time.Time, p engine.PreCommit, mine []int, answer []engine.Reserved) {
+	have := s.plans[p.Segment]
 	for _, i := range mine {
 		r := p.Runs[i]
-		k := seen[r.Catalog]
-		seen[r.Catalog]++
-		answer[i].Paced = true // unless it is in the plan
-		for _, have := range s.plans[p.Segment].runs {
-			if have.Catalog != r.Catalog {
-				continue
-			}
-			if k > 0 {
-				k--
-				continue
-			}
-			answer[i] = engine.Reserved{First: have.First}
-			if have.N != r.N {
-				answer[i] = engine.Reserved{Err: fmt.Errorf("segment %s has %d deltas of %q planned, not %d: %w", p.Segment, have.N, r.Catalog, r.N, engine.ErrInvalid)}
-			}
-			break
+		k := slices.Index(have.place, i)
+		switch known := s.catalog(r.Catalog).known(now, r.ID); {
+		case k >= 0 && (have.runs[k].Catalog != r.Catalog || have.runs[k].N != r.N):
+			answer[i].Err = fmt.Errorf("segment %s has %d deltas of %q planned, not %d of %q: %w", p.Segment, have.runs[k].N, have.runs[k].Catalog, r.N, r.Catalog, engine.ErrInvalid)
+		case k >= 0:
+			answer[i].First = have.runs[k].First
+		case known.State != engine.IDUnknown:
+			answer[i] = knownID(known, r)
+		default:
+			answer[i].State = engine.ReservePaced
 		}
 	}
 }
@@ -163,6 +219,11 @@ func (s *shard) commit(now time.Time, segment engine.SegmentID, r engine.CommitR
 		run.Type, run.Path = r.Type, r.Path
 	}
 	s.insert(now, r.Catalog, run, r.Author, events)
+	if r.ID != "" {
+		c.keep(r.ID, identity{until: now.Add(engine.IDTTL), state: engine.IDState{
+			State: engine.IDCommitted, First: r.First, N: r.N, Fingerprint: r.Fingerprint,
+		}})
+	}
 	s.decide(now, segment, have, engine.PlanCommitted)
 	return engine.Committed{State: engine.RunCommitted}
 }
@@ -189,6 +250,13 @@ func (s *shard) insert(now time.Time, name string, run engine.Run, author string
 func (s *shard) decide(now time.Time, segment engine.SegmentID, r *engine.Planned, state engine.PlanState) {
 	r.State = state
 	p := s.plans[segment]
+	for i := range p.runs {
+		if id := p.ids[i]; &p.runs[i] == r && id != "" && state == engine.PlanRolledBack {
+			if c := s.catalog(r.Catalog); c.ids[id].segment == segment {
+				delete(c.ids, id)
+			}
+		}
+	}
 	if p.oldestOpen(r.Catalog) == nil {
 		c := s.catalog(r.Catalog)
 		c.open = slices.DeleteFunc(c.open, func(o engine.SegmentID) bool { return o == segment })

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/jsonlake/lake/pkg/engine"
 )
@@ -79,6 +80,11 @@ func (x *Index) Restore(ctx context.Context, shard int, n uint64, r engine.Resto
 			return fmt.Errorf("restore a run of %q in shard %d: %w", e.Catalog, shard, engine.ErrInvalid)
 		}
 	}
+	for _, e := range r.IDs {
+		if engine.Shard(e.Catalog) != shard {
+			return fmt.Errorf("restore an id of %q in shard %d: %w", e.Catalog, shard, engine.ErrInvalid)
+		}
+	}
 	for _, e := range r.Snapshots {
 		if engine.Shard(e.Catalog) != shard {
 			return fmt.Errorf("restore a snapshot of %q in shard %d: %w", e.Catalog, shard, engine.ErrInvalid)
@@ -103,9 +109,23 @@ func (x *Index) Restore(ctx context.Context, shard int, n uint64, r engine.Resto
 		if s.catalog(e.Catalog).head.Less(e.Run.First) {
 			s.insert(now, e.Catalog, e.Run, e.Author, &events)
 		}
+		s.receipt(now, e.Catalog, e.ID)
+	}
+	for _, id := range r.IDs {
+		s.receipt(now, id.Catalog, id)
 	}
 	s.publish(x.events, events.list)
 	return nil
+}
+
+// receipt restores an idempotency id.
+func (s *shard) receipt(now time.Time, name string, id engine.RestoreID) {
+	if id.ID == "" || !id.Expires.After(now) {
+		return
+	}
+	s.catalog(name).keep(id.ID, identity{until: id.Expires, state: engine.IDState{
+		State: engine.IDCommitted, First: id.First, N: id.N, Fingerprint: id.Fingerprint,
+	}})
 }
 
 // Reservations lists the segments that are undecided in the shard.
@@ -132,7 +152,7 @@ func (x *Index) Reservations(ctx context.Context, shard int, n uint64) ([]engine
 }
 
 // Resolve decides what a segment of an older epoch left open.
-func (x *Index) Resolve(ctx context.Context, shard int, n uint64, segment engine.SegmentID) error {
+func (x *Index) Resolve(ctx context.Context, shard int, n uint64, segment engine.SegmentID, committed []engine.RunKey) error {
 	now, err := x.enter(ctx)
 	defer x.mu.Unlock()
 	if err != nil {
@@ -152,7 +172,7 @@ func (x *Index) Resolve(ctx context.Context, shard int, n uint64, segment engine
 			continue
 		}
 		state := engine.PlanRolledBack
-		if last := r.First.Add(r.N - 1); !s.catalog(r.Catalog).head.Less(last) {
+		if slices.Contains(committed, engine.RunKey{Catalog: r.Catalog, First: r.First}) {
 			state = engine.PlanCommitted
 		}
 		s.decide(now, segment, r, state)

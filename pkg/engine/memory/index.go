@@ -77,6 +77,21 @@ type catalog struct {
 	snaps []engine.Snapshot  // ascending
 	runs  []engine.Run       // the live log, ascending
 	open  []engine.SegmentID // segments with undecided runs, in the order of their reservations
+	ids   map[string]identity
+	gate  gate
+}
+
+// identity is what is known of an idempotency id.
+type identity struct {
+	segment engine.SegmentID // that reserved it; zero once it is restored
+	state   engine.IDState
+	until   time.Time // forgotten then, unless it is pending
+}
+
+// gate holds off the reservations of all but one conditional write.
+type gate struct {
+	token string
+	until time.Time
 }
 
 func (c *catalog) snapshot() engine.Snapshot {
@@ -99,6 +114,8 @@ func (c *catalog) live() (deltas, bytes int64) {
 type plan struct {
 	since   time.Time // of the PreCommit
 	runs    []engine.Planned
+	place   []int     // of each run in its PreCommit, by which a repetition finds it
+	ids     []string  // of each run, "" for none
 	decided time.Time // zero while a run is open
 }
 
@@ -157,11 +174,11 @@ func (x *Index) Clone() *Index {
 		d := *s
 		d.catalogs = make(map[string]*catalog, len(s.catalogs))
 		for name, c := range s.catalogs {
-			d.catalogs[name] = &catalog{last: c.last, head: c.head, snaps: slices.Clone(c.snaps), runs: slices.Clone(c.runs), open: slices.Clone(c.open)}
+			d.catalogs[name] = &catalog{last: c.last, head: c.head, snaps: slices.Clone(c.snaps), runs: slices.Clone(c.runs), open: slices.Clone(c.open), ids: maps.Clone(c.ids), gate: c.gate}
 		}
 		d.plans = make(map[engine.SegmentID]*plan, len(s.plans))
 		for segment, p := range s.plans {
-			d.plans[segment] = &plan{since: p.since, runs: slices.Clone(p.runs), decided: p.decided}
+			d.plans[segment] = &plan{since: p.since, runs: slices.Clone(p.runs), place: p.place, ids: p.ids, decided: p.decided}
 		}
 		d.decided = slices.Clone(s.decided)
 		d.refs, d.garbage = maps.Clone(s.refs), maps.Clone(s.garbage)

@@ -110,3 +110,57 @@ func (x *Index) Garbage(ctx context.Context, epoch uint64, shard, limit int) ([]
 	})
 	return list[:min(limit, len(list))], nil
 }
+
+// Forget strikes a segment from a shard's garbage.
+func (x *Index) Forget(ctx context.Context, epoch uint64, shard int, segment engine.SegmentID) error {
+	now, err := x.enter(ctx)
+	defer x.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	s, err := x.working(shard, epoch)
+	if err != nil {
+		return err
+	}
+	s.work(now)
+	delete(s.garbage, segment)
+	return nil
+}
+
+// Referenced tells which segments some shard still needs.
+func (x *Index) Referenced(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]bool, error) {
+	_, err := x.enter(ctx)
+	defer x.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	needed := make([]bool, len(segments))
+	for number := range x.shards {
+		s, err := x.working(number, epoch)
+		if err != nil {
+			return nil, err
+		}
+		for i, segment := range segments {
+			needed[i] = needed[i] || s.refs[segment] > 0 || s.plans[segment].undecided()
+		}
+	}
+	return needed, nil
+}
+
+// Outcome tells what is known of an idempotency id.
+func (x *Index) Outcome(ctx context.Context, epoch uint64, catalog, id string) (engine.IDState, error) {
+	now, err := x.enter(ctx)
+	defer x.mu.Unlock()
+	if err != nil {
+		return engine.IDState{}, err
+	}
+	s, err := x.working(engine.Shard(catalog), epoch)
+	if err != nil {
+		return engine.IDState{}, err
+	}
+	c := s.catalogs[catalog]
+	if c == nil {
+		return engine.IDState{}, nil
+	}
+	return c.known(now, id), nil
+}
