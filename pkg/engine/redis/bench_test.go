@@ -64,7 +64,7 @@ func BenchmarkWrite(b *testing.B) {
 				}
 				cm := engine.Commit{Epoch: 1, Segment: seg}
 				for i, r := range res.Runs {
-					if r.Err != nil || r.Paced {
+					if r.Err != nil || r.State != engine.ReserveOK {
 						b.Fatalf("run %d: %+v", i, r)
 					}
 					cm.Runs = append(cm.Runs, engine.CommitRun{Catalog: p.Runs[i].Catalog, First: r.First, N: 1, Type: merge.MergePatch, Path: "/profile", Off: int64(i) * 180, Len: 180, Author: "somebody"})
@@ -134,7 +134,7 @@ func write(tb testing.TB, x *Index, catalog string, n uint64) engine.Version {
 	tb.Helper()
 	seg := engine.SegmentID{Epoch: 1, Unix: 1_700_000_000, Writer: "abcdefgh", N: n}
 	res, err := x.PreCommit(tb.Context(), engine.PreCommit{Epoch: 1, Segment: seg, Runs: []engine.Reserve{{Catalog: catalog, N: 1, Type: merge.Replace, Path: "/profile"}}})
-	if err != nil || res.Runs[0].Err != nil || res.Runs[0].Paced {
+	if err != nil || res.Runs[0].Err != nil || res.Runs[0].State != engine.ReserveOK {
 		tb.Fatalf("precommit: %+v, %v", res, err)
 	}
 	first := res.Runs[0].First

@@ -16,7 +16,7 @@ import (
 // the answers are worked out here, and what can go now is asked for once more.
 func (x *Index) Commit(ctx context.Context, c engine.Commit) ([]engine.Committed, error) {
 	for _, r := range c.Runs {
-		if r.N < 1 || !r.First.Valid() || r.Off < 0 || r.Len < 0 {
+		if r.N < 1 || !r.First.Valid() || r.Off < 0 || r.Len < 0 || len(r.ID) > engine.MaxID {
 			return nil, fmt.Errorf("%w: commit a run of %d deltas of %q from %s at %d+%d", engine.ErrInvalid, r.N, r.Catalog, r.First, r.Off, r.Len)
 		}
 	}
@@ -68,7 +68,7 @@ func (x *Index) commit(ctx context.Context, c engine.Commit, shards []*shardGrou
 			for _, i := range s.runs {
 				answers[i] = engine.Committed{State: engine.RunGone}
 			}
-		case call.text(0) == "":
+		case call.status == "OK" && call.text(0) == "":
 			for _, i := range s.runs {
 				answers[i] = engine.Committed{State: engine.RunCommitted}
 			}
@@ -90,16 +90,16 @@ func (x *Index) commitCall(c engine.Commit, s *shardGroup, segment string) *call
 	g := len(s.catalogs)
 	keys := make([]string, 0, 6+g)
 	keys = append(keys, k.heads, k.planOf(segment), k.pending, k.refs, k.catalogs, k.outbox)
-	args := make([]any, 0, 6+6*g+2*len(s.runs))
+	args := make([]any, 0, 6+7*g+2*len(s.runs))
 
 	var body, grouped []byte
 	for j, i := range s.runs {
-		body = appendPlanLine(body, s.catalogs[s.of[j]].b64, c.Runs[i])
+		body = appendPlanLine(body, s.catalogs[s.of[j]].b64, &c.Runs[i])
 	}
 	if !s.contiguous() {
 		for i := range s.catalogs {
 			for _, r := range s.catalogs[i].runs {
-				grouped = appendPlanLine(grouped, s.catalogs[i].b64, c.Runs[r])
+				grouped = appendPlanLine(grouped, s.catalogs[i].b64, &c.Runs[r])
 			}
 		}
 	}
@@ -112,19 +112,30 @@ func (x *Index) commitCall(c engine.Commit, s *shardGroup, segment string) *call
 	for i := range s.catalogs {
 		cat := &s.catalogs[i]
 		var deltas, bytes int64
+		ids := 0
 		for _, r := range cat.runs {
 			deltas += int64(c.Runs[r].N)
 			bytes += c.Runs[r].Len
+			if id := c.Runs[r].ID; id != "" {
+				ids++
+				keys = append(keys, k.idOf(cat.b64, id))
+			}
 		}
 		first, last := &c.Runs[cat.runs[0]], &c.Runs[cat.runs[len(cat.runs)-1]]
 		lastFixed := fixed(last.First.Add(last.N - 1))
 		buf = appendEvent(buf[:0], cat.b64, fixed(first.First), lastFixed, deltas, bytes, c.Segment.Writer, last.Author)
-		args = append(args, strconv.Itoa(len(cat.runs)), lastFixed, strconv.FormatInt(deltas, 10), strconv.FormatInt(bytes, 10), string(buf))
+		args = append(args, strconv.Itoa(len(cat.runs)), strconv.Itoa(ids), lastFixed, strconv.FormatInt(deltas, 10), strconv.FormatInt(bytes, 10), string(buf))
 		for _, r := range cat.runs {
 			run := &c.Runs[r]
 			live := engine.Run{First: run.First, Last: run.First.Add(run.N - 1), N: run.N, Type: run.Type, Path: run.Path, Off: run.Off, Len: run.Len}
 			buf = appendMember(buf[:0], &live, segment)
 			args = append(args, fixed(live.Last), string(buf))
+		}
+		for _, r := range cat.runs {
+			if run := &c.Runs[r]; run.ID != "" {
+				start, end := receipt(run.First, run.N, run.Fingerprint)
+				args = append(args, start, end)
+			}
 		}
 	}
 	return &call{script: x.scripts.Load().commit, shard: s.shard, keys: keys, args: args}
@@ -140,7 +151,7 @@ func (s *shardGroup) contiguous() bool {
 	return true
 }
 
-func appendPlanLine(b []byte, b64 string, r engine.CommitRun) []byte {
+func appendPlanLine(b []byte, b64 string, r *engine.CommitRun) []byte {
 	if len(b) > 0 {
 		b = append(b, '\n')
 	}
@@ -148,7 +159,12 @@ func appendPlanLine(b []byte, b64 string, r engine.CommitRun) []byte {
 	b = append(b, '|')
 	b = strconv.AppendInt(b, int64(r.N), 10)
 	b = append(b, '|')
-	return appendFixed(b, r.First)
+	b = appendFixed(b, r.First)
+	if r.ID != "" {
+		b = append(b, '|')
+		b = append(b, url.QueryEscape(r.ID)...)
+	}
+	return b
 }
 
 // appendEvent is the part of an outbox line that does not depend on the index.
@@ -270,8 +286,7 @@ func (cat *catalogGroup) mixed(c engine.Commit, older engine.SegmentID, plan []p
 
 // Rollback decides against undecided runs of a segment, a script a shard.
 func (x *Index) Rollback(ctx context.Context, r engine.Rollback) error {
-	segment := r.Segment.String()
-	keep := make([][]any, engine.Shards)
+	keep := make([][]string, engine.Shards)
 	for _, k := range r.Keep {
 		s := engine.Shard(k.Catalog)
 		keep[s] = append(keep[s], encodeName(k.Catalog)+"|"+fixed(k.First))
@@ -281,14 +296,45 @@ func (x *Index) Rollback(ctx context.Context, r engine.Rollback) error {
 		if err := validShard(s); err != nil {
 			return err
 		}
-		k := &x.keys[s]
-		calls = append(calls, &call{
-			script: x.scripts.Load().rollback, shard: s, keys: []string{k.heads, k.planOf(segment), k.pending, k.refs, k.garbage},
-			args: append([]any{strconv.FormatUint(r.Epoch, 10), segment}, keep[s]...),
-		})
+		calls = append(calls, x.decideCall(x.scripts.Load().rollback, s, r.Epoch, r.Segment, nil, keep[s]))
 	}
 	x.run(ctx, x.work, calls)
+	// The ids that become free stand in the plan; a script takes keys from its
+	// caller only.
+	var again []*call
+	for i, c := range calls {
+		if c.status == "IDS" {
+			calls[i] = x.decideCall(c.script, c.shard, r.Epoch, r.Segment, strings.Fields(c.text(0)), keep[c.shard])
+			again = append(again, calls[i])
+		}
+	}
+	if len(again) > 0 {
+		x.run(ctx, x.work, again)
+	}
 	return firstError(calls)
+}
+
+// decideCall lays out the arguments of lua/rollback.lua and lua/resolve.lua. ids
+// are as the plan has them: catalog and escaped id.
+func (x *Index) decideCall(sc *script, shard int, epoch uint64, segment engine.SegmentID, ids, runs []string) *call {
+	k, name := &x.keys[shard], segment.String()
+	c := &call{
+		script: sc, shard: shard, keys: []string{k.heads, k.planOf(name), k.pending, k.refs, k.garbage},
+		args: []any{strconv.FormatUint(epoch, 10), name, strconv.Itoa(len(ids))},
+	}
+	for _, id := range ids {
+		b64, escaped, _ := strings.Cut(id, "|")
+		raw, err := url.QueryUnescape(escaped)
+		if err != nil {
+			raw = escaped // not of our making: no key has this name
+		}
+		c.keys = append(c.keys, k.idOf(b64, raw))
+		c.args = append(c.args, id)
+	}
+	for _, run := range runs {
+		c.args = append(c.args, run)
+	}
+	return c
 }
 
 // firstError prefers ErrEpoch: it tells more than a timeout beside it.

@@ -129,7 +129,20 @@ func (x *Index) Restore(ctx context.Context, shard int, n uint64, r engine.Resto
 			return fmt.Errorf("%w: restore run %+v of %q in shard %x", engine.ErrInvalid, e.Run, e.Catalog, shard)
 		}
 	}
-	if len(r.Runs)+len(r.Snapshots) == 0 { // the epoch is checked all the same
+	ids := make([]engine.RestoreID, 0, len(r.IDs))
+	for _, e := range r.Runs {
+		if id := e.ID; id.ID != "" {
+			id.Catalog = e.Catalog
+			ids = append(ids, id)
+		}
+	}
+	ids = append(ids, r.IDs...)
+	for _, id := range ids {
+		if engine.Shard(id.Catalog) != shard || len(id.ID) > engine.MaxID || !id.First.Valid() || id.N < 0 {
+			return fmt.Errorf("%w: restore id %q of %q in shard %x", engine.ErrInvalid, id.ID, id.Catalog, shard)
+		}
+	}
+	if len(r.Runs)+len(r.Snapshots)+len(ids) == 0 { // the epoch is checked all the same
 		_, err := x.Reservations(ctx, shard, n)
 		return err
 	}
@@ -141,6 +154,11 @@ func (x *Index) Restore(ctx context.Context, shard int, n uint64, r engine.Resto
 	for at := 0; at < len(r.Runs); at += restorePage {
 		if err := x.restore(ctx, shard, n, r.Runs[at:min(at+restorePage, len(r.Runs))]); err != nil {
 			return fmt.Errorf("restore runs in shard %x: %w", shard, err)
+		}
+	}
+	for at := 0; at < len(ids); at += restorePage {
+		if err := x.receipts(ctx, shard, n, ids[at:min(at+restorePage, len(ids))]); err != nil {
+			return fmt.Errorf("restore ids in shard %x: %w", shard, err)
 		}
 	}
 	return nil
@@ -226,16 +244,20 @@ func (x *Index) Reservations(ctx context.Context, shard int, n uint64) ([]engine
 }
 
 // Resolve decides what a segment of an older epoch left open.
-func (x *Index) Resolve(ctx context.Context, shard int, n uint64, segment engine.SegmentID) error {
+func (x *Index) Resolve(ctx context.Context, shard int, n uint64, segment engine.SegmentID, committed []engine.RunKey) error {
 	if err := validShard(shard); err != nil {
 		return err
 	}
-	k := &x.keys[shard]
-	c := &call{
-		script: x.scripts.Load().resolve, shard: shard, keys: []string{k.heads, k.planOf(segment.String()), k.pending, k.refs, k.garbage},
-		args: []any{strconv.FormatUint(n, 10), segment.String()},
+	runs := make([]string, len(committed))
+	for i, k := range committed {
+		runs[i] = encodeName(k.Catalog) + "|" + fixed(k.First)
 	}
+	c := x.decideCall(x.scripts.Load().resolve, shard, n, segment, nil, runs)
 	x.run(ctx, x.admin, []*call{c})
+	if c.status == "IDS" {
+		c = x.decideCall(c.script, shard, n, segment, strings.Fields(c.text(0)), runs)
+		x.run(ctx, x.admin, []*call{c})
+	}
 	return c.err
 }
 

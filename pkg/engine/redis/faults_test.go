@@ -424,7 +424,7 @@ func TestLostPlan(t *testing.T) {
 			} else {
 				epoch = 2
 				if err = x.Fence(ctx, shard, 2); err == nil {
-					err = errors.Join(x.Resolve(ctx, shard, 2, seg), x.Open(ctx, shard, 2, 0))
+					err = errors.Join(x.Resolve(ctx, shard, 2, seg, nil), x.Open(ctx, shard, 2, 0))
 				}
 			}
 			if err != nil {

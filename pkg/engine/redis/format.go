@@ -24,9 +24,14 @@ import (
 //	head     {last}|{head}|{start}|{stop}|{doc}|{pack}|{runs}|{deltas}|{bytes}|{open}
 //	         last reserved and last committed version; the latest snapshot with the sizes of
 //	         document and pack; runs, deltas and frame bytes in the live log; the open
-//	         reservations in their order, each "{ms}@{seg}," with the time of the pre-commit
+//	         reservations in their order, each "{ms}@{seg}," with the time of the pre-commit,
+//	         and behind them, while a conditional write waits for its turn, "!{ms}@{gate}"
 //	epoch    {n}|{opening or open}|{floor}|{mark}|{replid}     floor in seconds; mark in ms, 13 digits
-//	plan     {states}\n{b64}|{n}|{first}\n{b64}|{n}|{first}…   states: a character a run, o open, c committed, r rolled back
+//	plan     {states}\n{b64}|{n}|{first}\n{b64}|{n}|{first}|{id}…   states: a character a run, o open, c committed,
+//	         r rolled back; "{states}|{places}" when not all runs of the call were reserved, with the places
+//	         (1…) that were, by commas; the id, of a run that has one, is escaped as in a URL query
+//	id       p|{first}|{n}|{seg}|{fingerprint}   reserved;   c|{first}|{n}|{until ms}|{fingerprint}   committed;
+//	         the fingerprint is 16 bytes as they are
 //	member   delta|{type}|{path}|{version}|{seg}|{off}|{len}   a run of one
 //	         run|{n}|{first}|{last}|{seg}|{off}|{len}          a run of many
 //	outbox   field c: {ms}\n, then a line a run or a group of runs that follow one another:
@@ -102,7 +107,7 @@ func parseHead(text string) (h head, err error) {
 	h.head = p.version(f[1])
 	h.snapshot = engine.Snapshot{Start: p.version(f[2]), Stop: p.version(f[3]), DocBytes: p.int(f[4]), PackBytes: p.int(f[5])}
 	h.deltas, h.bytes = p.int(f[7]), p.int(f[8])
-	if f[9] != "" {
+	if f[9] != "" && f[9][0] != '!' {
 		ms, _, ok := strings.Cut(f[9], "@")
 		if !ok {
 			return head{}, fmt.Errorf("%q is not a head", text)
@@ -228,6 +233,7 @@ func parseSnapMember(m string) (s engine.Snapshot, err error) {
 type planLine struct {
 	b64, n, first string
 	state         byte
+	place         int // among the runs of the call in the shard, from 0
 }
 
 // parsePlan cuts a plan into its lines; none of an empty text.
@@ -235,17 +241,30 @@ func parsePlan(text string) ([]planLine, error) {
 	if text == "" {
 		return nil, nil
 	}
-	states, rest, _ := strings.Cut(text, "\n")
+	head, rest, _ := strings.Cut(text, "\n")
+	states, places, some := strings.Cut(head, "|")
 	lines := make([]planLine, 0, len(states))
 	for i := range len(states) {
+		l := planLine{state: states[i], place: i}
+		if some {
+			var place string
+			place, places, _ = strings.Cut(places, ",")
+			at, err := strconv.Atoi(place)
+			if err != nil || at < 1 {
+				return nil, fmt.Errorf("place %q of the plan %q is malformed", place, text)
+			}
+			l.place = at - 1
+		}
 		var line string
+		var ok1, ok2 bool
 		line, rest, _ = strings.Cut(rest, "\n")
-		b64, line, ok1 := strings.Cut(line, "|")
-		n, first, ok2 := strings.Cut(line, "|")
-		if !ok1 || !ok2 || len(first) != fixedLen {
+		l.b64, line, ok1 = strings.Cut(line, "|")
+		l.n, line, ok2 = strings.Cut(line, "|")
+		l.first, _, _ = strings.Cut(line, "|") // an id may follow
+		if !ok1 || !ok2 || len(l.first) != fixedLen {
 			return nil, fmt.Errorf("run %d of the plan %q is malformed", i, text)
 		}
-		lines = append(lines, planLine{b64: b64, n: n, first: first, state: states[i]})
+		lines = append(lines, l)
 	}
 	return lines, nil
 }

@@ -27,6 +27,8 @@ import (
 //	p:{s}:outbox       STREAM  an entry a commit, fold or restore (format.go)
 //	p:{s}:catalogs     ZSET    names of catalogs that have a committed run; score 0: by name
 //	p:{s}:writers      ZSET    writer → index time of its last heartbeat, ms
+//	p:{s}:id:<b64>:<id> STRING an idempotency id that a client gave (format.go); a receipt
+//	                           for 24 hours after its run was committed
 //	p:{s}:lease:<name> STRING  token of the holder, with its expiry
 //	p:c:<key>          STRING  shared cache (cache.go)
 //	lake.setting       STRING  shared configuration (setting.go)
@@ -38,8 +40,8 @@ const settingKey = "lake.setting"
 
 // shardKeys are the fixed keys of a shard, made once.
 type shardKeys struct {
-	prefix                                                                             string // "lake:{9}:"
-	heads, pending, refs, garbage, outbox, catalogs, writers, delta, snap, plan, lease string // the last four lack their tail
+	prefix                                                                                 string // "lake:{9}:"
+	heads, pending, refs, garbage, outbox, catalogs, writers, delta, snap, plan, lease, id string // the last five lack their tail
 }
 
 // Fields of heads that are no catalogs; "~" is not in the base64 alphabet.
@@ -68,7 +70,7 @@ func makeShardKeys(prefix string) (all [engine.Shards]shardKeys) {
 		p := fmt.Sprintf("%s:{%x}:", prefix, s)
 		all[s] = shardKeys{
 			prefix: p, heads: p + "heads", pending: p + "pending", refs: p + "refs", garbage: p + "garbage", outbox: p + "outbox",
-			catalogs: p + "catalogs", writers: p + "writers", delta: p + "delta:", snap: p + "snap:", plan: p + "plan:", lease: p + "lease:",
+			catalogs: p + "catalogs", writers: p + "writers", delta: p + "delta:", snap: p + "snap:", plan: p + "plan:", lease: p + "lease:", id: p + "id:",
 		}
 	}
 	return all
@@ -78,6 +80,7 @@ func (k *shardKeys) deltaOf(b64 string) string    { return k.delta + b64 }
 func (k *shardKeys) snapOf(b64 string) string     { return k.snap + b64 }
 func (k *shardKeys) planOf(segment string) string { return k.plan + segment }
 func (k *shardKeys) leaseOf(name string) string   { return k.lease + name }
+func (k *shardKeys) idOf(b64, id string) string   { return k.id + b64 + ":" + id }
 func cacheKey(prefix, key string) string          { return prefix + ":c:" + key }
 func encodeName(catalog string) string            { return base64.StdEncoding.EncodeToString([]byte(catalog)) }
 func decodeName(b64 string) (string, error) {

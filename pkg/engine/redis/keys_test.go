@@ -23,7 +23,7 @@ func TestKeysGolden(t *testing.T) {
 	for _, name := range []string{"", "cluster"} {
 		keys := makeShardKeys(prefix(name))
 		k := &keys[engine.Shard("user")]
-		for _, key := range []string{k.heads, k.deltaOf(encodeName("user")), k.snapOf(encodeName("中文")), k.planOf("1/1700000000-abcdefgh-1"), k.pending, k.refs, k.garbage, k.outbox, k.catalogs, k.writers, k.leaseOf("relay"), cacheKey(prefix(name), "wal/000001/x.seg:0:100")} {
+		for _, key := range []string{k.heads, k.deltaOf(encodeName("user")), k.snapOf(encodeName("中文")), k.planOf("1/1700000000-abcdefgh-1"), k.pending, k.refs, k.garbage, k.outbox, k.catalogs, k.writers, k.leaseOf("relay"), k.idOf(encodeName("user"), "order-7"), cacheKey(prefix(name), "wal/000001/x.seg:0:100")} {
 			line("key", key)
 		}
 		line("key", keys[10].heads)
@@ -38,7 +38,9 @@ func TestKeysGolden(t *testing.T) {
 	many := engine.Run{First: first, Last: first.Add(2), N: 3, Segment: id, Off: 190, Len: 500}
 	line("member", string(appendMember(nil, &many, id.String())))
 	line("snapshot", snapMember(engine.Snapshot{Start: first, Stop: first.Add(2), DocBytes: 1, PackBytes: 2}))
-	line("plan line", string(appendPlanLine(nil, "dXNlcg==", engine.CommitRun{First: first, N: 3})))
+	line("plan line", string(appendPlanLine(nil, "dXNlcg==", &engine.CommitRun{First: first, N: 3, ID: "a|b c"})))
+	start, end := receipt(first, 3, [16]byte([]byte("0123456789abcdef")))
+	line("id", start+"1700000000123"+end)
 	line("outbox", string(appendEvent(nil, "dXNlcg==", fixed(first), fixed(first.Add(2)), 3, 500, "abcdefgh", "a|b\n中")))
 
 	const golden = "testdata/keys.golden"
@@ -114,6 +116,7 @@ func FuzzTexts(f *testing.F) {
 		}
 		_, _ = parseSnapMember(s)
 		_, _ = parseHead(s)
+		_, _ = parseID(s)
 		_ = headField(s)
 		_, _, _ = parseEpoch(s)
 		_, _ = parseEvent("c", s)

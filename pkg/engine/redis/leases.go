@@ -35,6 +35,5 @@ func (x *Index) lease(ctx context.Context, shard int, name, token string, ms int
 	if c.err != nil {
 		return false, fmt.Errorf("lease %q in shard %x: %w", name, shard, c.err)
 	}
-	held, _ := c.reply[0].(int64)
-	return held == 1, nil
+	return len(c.reply) == 1 && c.reply[0] == int64(1), nil
 }

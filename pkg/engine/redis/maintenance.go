@@ -161,3 +161,52 @@ func (x *Index) Garbage(ctx context.Context, epoch uint64, shard, limit int) ([]
 	}
 	return list, nil
 }
+
+// Forget strikes a segment from a shard's garbage.
+func (x *Index) Forget(ctx context.Context, epoch uint64, shard int, segment engine.SegmentID) error {
+	if err := validShard(shard); err != nil {
+		return err
+	}
+	c := &call{
+		script: x.scripts.Load().forget, shard: shard, keys: []string{x.keys[shard].heads, x.keys[shard].garbage},
+		args: []any{strconv.FormatUint(epoch, 10), segment.String()},
+	}
+	x.run(ctx, x.work, []*call{c})
+	return c.err
+}
+
+// Referenced asks every shard which of the segments it still needs.
+func (x *Index) Referenced(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]bool, error) {
+	const page = 1000
+	needed := make([]bool, len(segments))
+	for from := 0; from == 0 || from < len(segments); from += page {
+		part := segments[from:min(from+page, len(segments))]
+		args := make([]any, 1, 1+len(part))
+		args[0] = strconv.FormatUint(epoch, 10)
+		for _, s := range part {
+			args = append(args, s.String())
+		}
+		if len(part) == 0 { // the epoch is checked all the same
+			args = append(args, "")
+		}
+		calls := make([]*call, engine.Shards)
+		for s := range calls {
+			k := &x.keys[s]
+			calls[s] = &call{script: x.scripts.Load().referenced, shard: s, keys: []string{k.heads, k.refs, k.pending}, args: args}
+		}
+		x.run(ctx, x.work, calls)
+		if err := firstError(calls); err != nil {
+			return nil, fmt.Errorf("ask for references to segments: %w", err)
+		}
+		for s, c := range calls {
+			answer := c.text(0)
+			if len(answer) < len(part) {
+				return nil, fmt.Errorf("references in shard %x: %d answers for %d segments: %w", s, len(answer), len(part), engine.ErrUnavailable)
+			}
+			for i := range part {
+				needed[from+i] = needed[from+i] || answer[i] == '1'
+			}
+		}
+	}
+	return needed, nil
+}

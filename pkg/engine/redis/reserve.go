@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -85,9 +86,10 @@ func (s *shardGroup) names() string {
 
 // PreCommit reserves versions for the runs of a segment, a script a shard.
 func (x *Index) PreCommit(ctx context.Context, p engine.PreCommit) (engine.Reservation, error) {
-	for _, r := range p.Runs {
-		if r.N < 1 {
-			return engine.Reservation{}, fmt.Errorf("%w: reserve a run of %d deltas of %q", engine.ErrInvalid, r.N, r.Catalog)
+	for i := range p.Runs {
+		r := &p.Runs[i]
+		if r.N < 1 || len(r.ID) > engine.MaxID || r.Expect != nil && !r.Expect.Valid() {
+			return engine.Reservation{}, fmt.Errorf("%w: reserve a run of %d deltas of %q with an id of %d bytes, expecting %v", engine.ErrInvalid, r.N, r.Catalog, len(r.ID), r.Expect)
 		}
 	}
 	g, err := group(len(p.Runs), func(i int) string { return p.Runs[i].Catalog })
@@ -95,7 +97,7 @@ func (x *Index) PreCommit(ctx context.Context, p engine.PreCommit) (engine.Reser
 		return engine.Reservation{}, err
 	}
 	res := engine.Reservation{Runs: make([]engine.Reserved, len(p.Runs))}
-	sc, epoch, segment := x.scripts.Load().precommit, strconv.FormatUint(p.Epoch, 10), p.Segment.String()
+	segment := p.Segment.String()
 	calls := make([]*call, 0, len(g.shards))
 	asked := make([]*shardGroup, 0, len(g.shards))
 	for _, s := range g.shards {
@@ -103,16 +105,7 @@ func (x *Index) PreCommit(ctx context.Context, p engine.PreCommit) (engine.Reser
 			s.fail(err, res.Runs)
 			continue
 		}
-		k := &x.keys[s.shard]
-		args := make([]any, 0, 4+len(s.catalogs)+2*len(s.runs))
-		args = append(args, epoch, segment, s.names(), strconv.Itoa(len(s.catalogs)))
-		for i := range s.catalogs {
-			args = append(args, s.catalogs[i].b64)
-		}
-		for j, i := range s.runs {
-			args = append(args, strconv.Itoa(s.of[j]+1), strconv.Itoa(p.Runs[i].N))
-		}
-		calls = append(calls, &call{script: sc, shard: s.shard, keys: []string{k.heads, k.planOf(segment), k.pending, k.catalogs}, args: args})
+		calls = append(calls, x.reserveCall(&p, s, segment))
 		asked = append(asked, s)
 	}
 	x.run(ctx, x.work, calls)
@@ -124,7 +117,7 @@ func (x *Index) PreCommit(ctx context.Context, p engine.PreCommit) (engine.Reser
 		}
 		now, err := x.clock.saw(c.text(0), c.text(1))
 		if err == nil {
-			err = s.answer(c.text(2), c.text(3), p, res.Runs)
+			err = s.answer(c.text(2), c.text(3), &p, res.Runs)
 		}
 		if err != nil {
 			s.fail(fmt.Errorf("precommit %s in shard %x: %w: %w", p.Segment, s.shard, engine.ErrDamaged, err), res.Runs)
@@ -137,52 +130,62 @@ func (x *Index) PreCommit(ctx context.Context, p engine.PreCommit) (engine.Reser
 	return res, nil
 }
 
+// reserveCall lays out the arguments of lua/precommit.lua.
+func (x *Index) reserveCall(p *engine.PreCommit, s *shardGroup, segment string) *call {
+	k := &x.keys[s.shard]
+	keys := []string{k.heads, k.planOf(segment), k.pending, k.catalogs}
+	args := make([]any, 0, 5+len(s.catalogs)+2*len(s.runs))
+	args = append(args, strconv.FormatUint(p.Epoch, 10), segment, s.names(), strconv.Itoa(len(s.catalogs)), strconv.Itoa(len(s.runs)))
+	for i := range s.catalogs {
+		args = append(args, s.catalogs[i].b64)
+	}
+	extras := false
+	for j, i := range s.runs {
+		r := &p.Runs[i]
+		args = append(args, strconv.Itoa(s.of[j]+1), strconv.Itoa(r.N))
+		extras = extras || r.ID != "" || r.Expect != nil || r.Gate != ""
+	}
+	for j, i := range s.runs {
+		r := &p.Runs[i]
+		if !extras || r.ID == "" && r.Expect == nil && r.Gate == "" {
+			continue
+		}
+		if r.ID != "" {
+			keys = append(keys, k.idOf(s.catalogs[s.of[j]].b64, r.ID))
+		}
+		expect := ""
+		if r.Expect != nil {
+			expect = fixed(*r.Expect)
+		}
+		args = append(args, strconv.Itoa(j+1), url.QueryEscape(r.ID), string(r.Fingerprint[:]), expect, url.QueryEscape(r.Gate))
+	}
+	return &call{script: x.scripts.Load().precommit, shard: s.shard, keys: keys, args: args}
+}
+
 func (s *shardGroup) fail(err error, answers []engine.Reserved) {
 	for _, i := range s.runs {
 		answers[i] = engine.Reserved{Err: err}
 	}
 }
 
-// answer reads a plan: the k-th run of a catalog has its k-th reservation. Runs
-// behind the last reservation of their catalog are paced, or their catalog is
-// damaged.
-func (s *shardGroup) answer(plan, damaged string, p engine.PreCommit, answers []engine.Reserved) error {
+// answer reads the plan, by places among the shard's runs, and what became of
+// the others.
+func (s *shardGroup) answer(plan, others string, p *engine.PreCommit, answers []engine.Reserved) error {
 	lines, err := parsePlan(plan)
 	if err != nil {
 		return err
 	}
-	lost := map[string]bool{}
-	for b64 := range strings.FieldsSeq(damaged) {
-		lost[b64] = true
+	for _, i := range s.runs {
+		answers[i] = engine.Reserved{State: engine.ReservePaced}
 	}
-	// The usual answer has a line a run, in order.
-	byCatalog := map[string][]planLine(nil)
-	inOrder := len(lines) == len(s.runs)
-	for j := 0; inOrder && j < len(lines); j++ {
-		inOrder = lines[j].b64 == s.catalogs[s.of[j]].b64
-	}
-	if !inOrder {
-		byCatalog = make(map[string][]planLine, len(s.catalogs))
-		for _, l := range lines {
-			byCatalog[l.b64] = append(byCatalog[l.b64], l)
+	for _, l := range lines {
+		if l.place >= len(s.runs) {
+			continue // of another call under this segment
 		}
-	}
-	for j, i := range s.runs {
-		c := &s.catalogs[s.of[j]]
-		var l planLine
-		if inOrder {
-			l = lines[j]
-		} else if list := byCatalog[c.b64]; len(list) > 0 {
-			l, byCatalog[c.b64] = list[0], list[1:]
-		} else if lost[c.b64] {
-			answers[i] = engine.Reserved{Err: damage(c.name, "its head is lost")}
-			continue
-		} else {
-			answers[i] = engine.Reserved{Paced: true}
-			continue
-		}
-		if l.n != strconv.Itoa(p.Runs[i].N) {
-			answers[i] = engine.Reserved{Err: fmt.Errorf("%w: segment %s has %s deltas of %q planned, not %d", engine.ErrInvalid, p.Segment, l.n, c.name, p.Runs[i].N)}
+		i := s.runs[l.place]
+		c := &s.catalogs[s.of[l.place]]
+		if l.b64 != c.b64 || l.n != strconv.Itoa(p.Runs[i].N) {
+			answers[i] = engine.Reserved{Err: fmt.Errorf("%w: segment %s has %s deltas of %s planned, not %d of %s", engine.ErrInvalid, p.Segment, l.n, l.b64, p.Runs[i].N, c.b64)}
 			continue
 		}
 		first, err := parseFixed(l.first)
@@ -191,7 +194,42 @@ func (s *shardGroup) answer(plan, damaged string, p engine.PreCommit, answers []
 		}
 		answers[i] = engine.Reserved{First: first}
 	}
+	for line := range strings.FieldsSeq(others) {
+		f := strings.Split(line, "|")
+		place, err := strconv.Atoi(f[0])
+		if err != nil || place < 1 || place > len(s.runs) || len(f) < 2 {
+			return fmt.Errorf("answer %q", line)
+		}
+		if answers[s.runs[place-1]], err = other(f[1:], s.catalogs[s.of[place-1]].name); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// other is the answer of a run that was not reserved.
+func other(f []string, catalog string) (r engine.Reserved, err error) {
+	p := parser{}
+	switch {
+	case f[0] == "P":
+		r.State = engine.ReservePaced
+	case f[0] == "R":
+		r.State = engine.ReserveReused
+	case f[0] == "U":
+		r.State = engine.ReserveUndecided
+	case f[0] == "X":
+		r.Err = damage(catalog, "its head is lost")
+	case f[0] == "C" && len(f) == 2:
+		r.State, r.Head = engine.ReserveConflict, p.version(f[1])
+	case (f[0] == "D" || f[0] == "F") && len(f) == 3:
+		r.State, r.First, r.N = engine.ReserveDuplicate, p.version(f[1]), int(p.int(f[2]))
+		if f[0] == "F" {
+			r.State = engine.ReserveInFlight
+		}
+	default:
+		p.err = fmt.Errorf("answer %q", f)
+	}
+	return r, p.err
 }
 
 // damage says that the index has lost a part of a catalog.

@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha1" //nolint:gosec // how Redis names scripts
 	"embed"
@@ -27,7 +28,7 @@ type script struct {
 // returns and keeps true.
 type scripts struct {
 	precommit, commit, rollback, resolve, view, fold, trim, restore, adopt, heartbeat, stuck, read,
-	epochs, fence, purge, open, trimout, lease *script
+	epochs, fence, purge, open, trimout, lease, receipts, outcome, forget, referenced *script
 	all []*script
 }
 
@@ -39,6 +40,7 @@ func loadScripts(edit func(string) string) (*scripts, error) {
 		"precommit": &s.precommit, "commit": &s.commit, "rollback": &s.rollback, "resolve": &s.resolve, "view": &s.view,
 		"fold": &s.fold, "trim": &s.trim, "restore": &s.restore, "adopt": &s.adopt, "heartbeat": &s.heartbeat, "stuck": &s.stuck,
 		"read": &s.read, "epochs": &s.epochs, "fence": &s.fence, "purge": &s.purge, "open": &s.open, "trimout": &s.trimout, "lease": &s.lease,
+		"receipts": &s.receipts, "outcome": &s.outcome, "forget": &s.forget, "referenced": &s.referenced,
 	} {
 		source, err := scriptSource(name)
 		if err != nil {
@@ -177,12 +179,9 @@ func (x *Index) exec(ctx context.Context, client redis.UniversalClient, calls []
 			// A reply beside an error of another kind did come: when the context ends
 			// while one node of a cluster is silent, the client marks what the other
 			// nodes have answered, too.
-			reply, _ := v.([]any)
-			if len(reply) > 0 {
+			if reply, _ := v.([]any); len(reply) > 0 {
 				c.status, _ = reply[0].(string)
 				c.reply = reply[1:]
-			} else if n, ok := v.(int64); ok {
-				c.reply = []any{n}
 			}
 		}
 	}
@@ -200,6 +199,8 @@ func finish(calls []*call) {
 		switch {
 		case c.err != nil:
 			c.err = unavailable(c.script.name, c.err)
+		case c.status == "": // whatever this server is, it did not run our script
+			c.err = fmt.Errorf("%s in shard %x: no status in the reply: %w", c.script.name, c.shard, engine.ErrUnavailable)
 		case c.status == "EPOCH":
 			c.err = fmt.Errorf("%s in shard %x: %w", c.script.name, c.shard, engine.ErrEpoch)
 		}
@@ -220,8 +221,8 @@ func (x *Index) recheck(ctx context.Context, calls []*call) (good []*call) {
 	_, _ = pipe.Exec(ctx) // every command keeps its own error
 	for i, c := range calls {
 		reply, err := checks[i].Slice()
-		if err != nil {
-			c.err = err
+		if err != nil || len(reply) == 0 {
+			c.err = cmp.Or(err, engine.ErrUnavailable)
 			continue
 		}
 		if shard, err := parseEpochs(reply[1:]); err != nil {

@@ -28,7 +28,7 @@ func TestScriptFiles(t *testing.T) {
 	}
 	call := regexp.MustCompile(`redis\.call\('([A-Z]+)'(?:, ([^,)]*(?:\[[^\]]*\])?))?`)
 	// What may stand where a key stands: a local that is one of KEYS, or KEYS itself.
-	key := regexp.MustCompile(`^(KEYS\[.*|heads|plan_key|pending|refs|garbage|catalogs|outbox|writers|log|snaps|lease|key|unpack\(KEYS)`)
+	key := regexp.MustCompile(`^(KEYS\[.*|heads|plan_key|pending|refs|garbage|catalogs|outbox|writers|log|snaps|lease|key|id|unpack\(KEYS|unpack\(claimed)`)
 	local := regexp.MustCompile(`^\s*local ([a-z_, ]+) = (.*)$`)
 	for _, file := range files {
 		b, err := luaFiles.ReadFile(file)

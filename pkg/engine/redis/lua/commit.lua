@@ -1,13 +1,14 @@
 -- commit: make planned runs visible, each catalog in its turn.
 -- KEYS  1 heads  2 plan of the segment  3 pending  4 refs  5 catalogs  6 outbox
 --       7…6+g live logs of the groups' catalogs
+--       then the idempotency ids of the runs that have one, in the order of the groups
 -- ARGV  1 epoch  2 segment  3 names of the groups' catalogs, by line  4 g
 --       5 the plan's lines of the runs, in the order of the call
 --       6 the same in the order of the groups, '' when that is the same order
 --       7…6+g catalogs of the groups (base64)
 --       then a group is the runs of one catalog, in order:
---       runs, last version, deltas, bytes, start of its outbox line, then a pair
---       a run: score, member
+--       runs, ids, last version, deltas, bytes, start of its outbox line, then a
+--       pair a run: score, member; then a pair an id: start and end of its receipt
 -- Returns {'OK', answers, plan}: answers '' when every group is committed, else a
 --       line a group: 'c' committed; 'w' and a segment: an older reservation is
 --       open; 'd' the head is lost; 'm' and the segment of the oldest
@@ -27,17 +28,20 @@ local shard, events = h[1], h[2]
 
 local plan = redis.call('GET', plan_key)
 if not plan then return {'GONE'} end
-local total = find(plan, '\n', 1, true) - 1
 
--- The usual call names the whole plan and all of it is open.
-local whole = sub(plan, total + 2) == ARGV[5] and not find(sub(plan, 1, total), '[^o]')
+-- The usual call names the whole plan and all of it is open. Elsewhere lines
+-- are compared without the ids that may follow.
+local states = match(plan, '^%a+')
+local total, body = #states, find(plan, '\n', 1, true) + 1
+local whole = sub(plan, body) == ARGV[5] and not find(states, '[^o]')
 local open, number, next_line = {}, {}, nil
 if not whole then
   local i = 0
-  for line in string.gmatch(sub(plan, total + 2), '[^\n]+') do
+  for line in string.gmatch(sub(plan, body), '[^\n]+') do
     i = i + 1
-    if sub(plan, i, i) == 'o' then
-      local c = match(line, '^[^|]+')
+    if sub(states, i, i) == 'o' then
+      local c
+      line, c = match(line, '^(([^|]+)|%d+|%d+)')
       local list = open[c]
       if list then list[#list + 1] = line else open[c] = {line} end
       number[line] = i
@@ -53,9 +57,9 @@ local answers, all, mixed = {}, true, false
 local set, written, done = {'~epoch', marked}, 0, {}
 local fresh, names
 local out = {ms}
-local p = 7 + g
+local p, key = 7 + g, 6 + g
 for i = 1, g do
-  local runs = tonumber(ARGV[p])
+  local runs, ids = tonumber(ARGV[p]), tonumber(ARGV[p + 1])
   local field = ARGV[6 + i]
   local v = h[i + 2]
   local fits, complete = true, true
@@ -63,7 +67,7 @@ for i = 1, g do
   if not whole then
     local list = open[field] or {}
     for j = 1, runs do
-      local line = next_line()
+      local line = match(next_line(), '^[^|]+|%d+|%d+')
       mine[j] = line
       if list[j] ~= line then fits = false end
     end
@@ -72,18 +76,18 @@ for i = 1, g do
   local doc, pack, live, deltas, bytes, line
   if v then doc, pack, live, deltas, bytes, line = match(v, '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(.*)$', 69) end
   if not fits then
-    answers[i], all, mixed = 'm' .. (line and match(line, '@([^,]*)') or ''), false, true
+    answers[i], all, mixed = 'm' .. (line and match(line, '^%d+@([^,]*)') or ''), false, true
   elseif not v then
     answers[i], all = 'd', false
   elseif sub(line, 14, 13 + #turn) ~= turn then
-    answers[i], all = 'w' .. (match(line, '@([^,]*)') or ''), false
+    answers[i], all = 'w' .. (match(line, '^%d+@([^,]*)') or ''), false
   else
-    local last, prev = ARGV[p + 1], sub(v, 18, 33)
-    deltas, bytes = deltas + ARGV[p + 2], bytes + ARGV[p + 3]
+    local last, prev = ARGV[p + 2], sub(v, 18, 33)
+    deltas, bytes = deltas + ARGV[p + 3], bytes + ARGV[p + 4]
     if complete then line = sub(line, 14 + #turn) end
     set[#set + 1] = field
     set[#set + 1] = sub(v, 1, 17) .. last .. sub(v, 34, 68) .. doc .. '|' .. pack .. '|' .. (live + runs) .. '|' .. deltas .. '|' .. bytes .. '|' .. line
-    redis.call('ZADD', KEYS[6 + i], unpack(ARGV, p + 5, p + 4 + 2 * runs))
+    redis.call('ZADD', KEYS[6 + i], unpack(ARGV, p + 6, p + 5 + 2 * runs))
     if prev == '0000000000000000' then
       if not names then
         names, fresh = {}, {}
@@ -93,13 +97,17 @@ for i = 1, g do
       fresh[#fresh + 1] = names[i]
     end
     if events then
-      out[#out + 1] = ARGV[p + 4] .. '|' .. prev .. '|' .. deltas .. '|' .. bytes .. '|' .. doc
+      out[#out + 1] = ARGV[p + 5] .. '|' .. prev .. '|' .. deltas .. '|' .. bytes .. '|' .. doc
+    end
+    for j = 1, ids do
+      local at = p + 4 + 2 * runs + 2 * j
+      redis.call('SET', KEYS[key + j], ARGV[at] .. (ms + 86400000) .. ARGV[at + 1], 'PX', 86400000)
     end
     for j = 1, #mine do done[number[mine[j]]] = true end
     written = written + runs
     answers[i] = 'c'
   end
-  p = p + 5 + 2 * runs
+  p, key = p + 6 + 2 * runs + 2 * ids, key + ids
 end
 
 if written > 0 then
@@ -107,7 +115,6 @@ if written > 0 then
   redis.call('HINCRBY', refs, segment, written)
   if fresh then redis.call('ZADD', catalogs, unpack(fresh)) end
   if events then redis.call('XADD', outbox, '*', 'c', table.concat(out, '\n')) end
-  local states
   if whole and written == total then
     states = rep('c', total)
   elseif whole then
@@ -119,7 +126,7 @@ if written > 0 then
     states = table.concat(list)
   else
     local list = {}
-    for i = 1, total do list[i] = done[i] and 'c' or sub(plan, i, i) end
+    for i = 1, total do list[i] = done[i] and 'c' or sub(states, i, i) end
     states = table.concat(list)
   end
   redis.call('SETRANGE', plan_key, 0, states)

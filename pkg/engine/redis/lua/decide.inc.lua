@@ -1,7 +1,10 @@
 -- Included by the scripts that decide the open runs of a plan. Wants heads,
--- plan_key, pending, refs, garbage, segment, ms and verdict(line): the state
--- that an open run gets, 'o' to leave it open. Reservations without an open run
--- leave their heads; the last decision makes the plan a receipt.
+-- plan_key, pending, refs, garbage, segment, ms, id_keys (keys of ids by
+-- "catalog|id") and verdict(field, first): the state that an open run gets, 'o' to
+-- leave it open. Reservations without an open run leave their heads; the last
+-- decision makes the plan a receipt. A run that is rolled back frees its id; when
+-- that is not in id_keys, nothing is done and {'IDS', "catalog|id" by line} is
+-- returned: call again with them.
 local plan = redis.call('GET', plan_key)
 local entry = '@' .. segment .. ','
 local function without(v) -- a head without the segment's reservation
@@ -10,14 +13,18 @@ local function without(v) -- a head without the segment's reservation
   return sub(v, 1, at - 14) .. sub(v, at + #entry)
 end
 if plan then
-  local total = find(plan, '\n', 1, true) - 1
   local list, left, touched, changed, i = {}, {}, {}, false, 0
-  for line in string.gmatch(sub(plan, total + 2), '[^\n]+') do
+  local freed, missing = {}, {}
+  for line in string.gmatch(sub(plan, find(plan, '\n', 1, true) + 1), '[^\n]+') do
     i = i + 1
     local state = sub(plan, i, i)
     if state == 'o' then
-      local field = match(line, '^[^|]+')
-      state = verdict(line, field)
+      local field, first, id = match(line, '^([^|]+)|%d+|(%d+)|?(.*)$')
+      state = verdict(field, first)
+      if state == 'r' and id ~= '' then
+        id = field .. '|' .. id
+        if id_keys[id] then freed[#freed + 1] = id_keys[id] else missing[#missing + 1] = id end
+      end
       if state == 'o' then
         left[field] = true
       else
@@ -27,7 +34,12 @@ if plan then
     end
     list[i] = state
   end
+  if #missing > 0 then return {'IDS', table.concat(missing, '\n')} end
   if changed then
+    for _, key in ipairs(freed) do
+      local v = redis.call('GET', key)
+      if v and match(v, '^p|%d+|%d+|([^|]*)|') == segment then redis.call('DEL', key) end
+    end
     local states = table.concat(list)
     if not find(states, 'o', 1, true) then
       -- First, because a server that is out of memory refuses a script whose first
