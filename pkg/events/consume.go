@@ -136,43 +136,56 @@ func (r *jobsRun) pull(ctx context.Context) (attached bool, err error) {
 		return false, fmt.Errorf("attach to consumer %s of stream %s: %w", ConsumerSnapshotter, r.Subjects.JobsStream(), err)
 	}
 	ackWait := cons.CachedInfo().Config.AckWait
-	jobs, err := cons.Messages(jetstream.PullMaxMessages(1), jetstream.PullExpiry(pullExpiry), jetstream.PullHeartbeat(pullHeartbeat))
-	if err != nil {
-		return false, fmt.Errorf("pull jobs: %w", err)
-	}
-	defer giveBack(jobs)
 	for {
 		select {
 		case r.slots <- struct{}{}:
 		case <-ctx.Done():
 			return true, nil
 		}
-		msg, err := jobs.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			<-r.slots
-			if ctx.Err() != nil {
-				return true, nil
+		msg, err := pullOne(ctx, cons)
+		if err == nil {
+			err = r.pool.Go(func() {
+				defer func() { <-r.slots }()
+				r.work(msg, ackWait)
+			})
+			if err == nil {
+				continue
 			}
-			return true, fmt.Errorf("pull jobs: %w", err)
-		}
-		err = r.pool.Go(func() {
-			defer func() { <-r.slots }()
-			r.work(msg, ackWait)
-		})
-		if err != nil {
-			<-r.slots
 			_ = msg.Nak()
-			return true, fmt.Errorf("start a worker: %w", err)
 		}
+		<-r.slots
+		if ctx.Err() != nil {
+			return true, nil
+		}
+		return true, fmt.Errorf("pull jobs: %w", err)
 	}
+}
+
+// pullOne waits for one job. Each has an iterator of its own: one that pulls
+// one message after the other stalls, until it misses a heartbeat, when a
+// message is taken before the client has marked its request as sent. The
+// iterator's buffer is larger than the one message that it asks for, so that a
+// heartbeat cannot displace it.
+func pullOne(ctx context.Context, cons jetstream.Consumer) (jetstream.Msg, error) {
+	it, err := cons.Messages(jetstream.PullMaxMessages(8), jetstream.StopAfter(1), jetstream.PullExpiry(pullExpiry), jetstream.PullHeartbeat(pullHeartbeat))
+	if err != nil {
+		return nil, err
+	}
+	msg, err := it.Next(jetstream.NextContext(ctx))
+	if err != nil {
+		giveBack(it)
+		return nil, err
+	}
+	it.Stop()
+	return msg, nil
 }
 
 // giveBack ends a pull and returns what was on its way, so that it need not
 // wait for AckWait.
-func giveBack(jobs jetstream.MessagesContext) {
-	jobs.Drain()
+func giveBack(it jetstream.MessagesContext) {
+	it.Drain()
 	for {
-		msg, err := jobs.Next(jetstream.NextMaxWait(time.Second))
+		msg, err := it.Next(jetstream.NextMaxWait(time.Second))
 		if err != nil {
 			return
 		}

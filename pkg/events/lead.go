@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -43,18 +44,17 @@ func (l *lead) renew(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, l.ttl/3)
 	defer cancel()
 	var wg sync.WaitGroup
+	var failed []error // by the mutex
 	for _, shard := range l.shards {
 		wg.Go(func() {
 			asked := time.Now()
 			ok, err := l.leases.Acquire(ctx, shard, leaseName, l.token, l.ttl)
-			if err != nil {
-				// What we hold runs out by itself.
-				if ctx.Err() != context.Canceled {
-					l.failed(fmt.Errorf("renew the relay's lease of shard %d: %w", shard, err))
-				}
+			l.mu.Lock()
+			if err != nil { // what we hold runs out by itself
+				failed = append(failed, err)
+				l.mu.Unlock()
 				return
 			}
-			l.mu.Lock()
 			_, had := l.until[shard]
 			if ok {
 				l.until[shard] = asked.Add(l.ttl)
@@ -68,6 +68,9 @@ func (l *lead) renew(ctx context.Context) {
 		})
 	}
 	wg.Wait()
+	if len(failed) > 0 && !errors.Is(ctx.Err(), context.Canceled) {
+		l.failed(fmt.Errorf("renew the relay's lease of %d shards: %w", len(failed), failed[0]))
+	}
 }
 
 // held are the shards whose lease is valid now, ascending.

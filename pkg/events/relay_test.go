@@ -188,7 +188,7 @@ func TestRelayLosesLease(t *testing.T) {
 		return nil
 	})
 	testenv.WaitFor(t, patience, func() bool {
-		return errs.has(func(err error) bool { return strings.Contains(err.Error(), "lease of shard") })
+		return errs.has(func(err error) bool { return strings.Contains(err.Error(), "relay's lease of") })
 	})
 	last, since := reads.Load(), time.Now()
 	testenv.WaitFor(t, patience, func() bool {
