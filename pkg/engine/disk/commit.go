@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/jsonlake/lake/pkg/engine"
 )
 
 // Commit makes runs of a segment visible, each in its turn.
 func (x *Index) Commit(ctx context.Context, c engine.Commit) ([]engine.Committed, error) {
+	for i := range c.Runs {
+		if err := checkID(c.Runs[i].ID); err != nil {
+			return nil, fmt.Errorf("commit segment %s: %w", c.Segment, err)
+		}
+	}
 	now, end, err := x.enter(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("commit segment %s: %w", c.Segment, err)
@@ -105,6 +109,7 @@ func (c *change) commitRun(segment engine.SegmentID, plan *planRecord, place int
 		run.Type, run.Path = r.Type, r.Path
 	}
 	err = c.insert(r.Catalog, run, r.Author)
+	c.receipt(r.Catalog, r.ID, engine.IDState{First: r.First, N: r.N, Fingerprint: r.Fingerprint}, c.now+engine.IDTTL.Milliseconds())
 	if err == nil {
 		err = c.decide(segment, plan, place, engine.PlanCommitted)
 	}
@@ -149,11 +154,12 @@ func (x *Index) rollbackShard(s *shard, now int64, r engine.Rollback) error {
 	if err != nil {
 		return c.drop(err)
 	}
-	changed, err := c.decideOpen(r.Segment, plan, func(p engine.Planned) (engine.PlanState, error) {
-		if slices.Contains(r.Keep, engine.RunKey{Catalog: p.Catalog, First: p.First}) {
-			return engine.PlanOpen, nil
+	keep := keysOf(r.Keep)
+	changed, err := c.decideOpen(r.Segment, plan, func(run engine.RunKey) engine.PlanState {
+		if keep[run] {
+			return engine.PlanOpen
 		}
-		return engine.PlanRolledBack, nil
+		return engine.PlanRolledBack
 	})
 	if err != nil {
 		return c.drop(err)
@@ -162,7 +168,7 @@ func (x *Index) rollbackShard(s *shard, now int64, r engine.Rollback) error {
 }
 
 // decideOpen gives every open run of a plan the state that f says.
-func (c *change) decideOpen(segment engine.SegmentID, plan *planRecord, f func(engine.Planned) (engine.PlanState, error)) (changed bool, err error) {
+func (c *change) decideOpen(segment engine.SegmentID, plan *planRecord, f func(engine.RunKey) engine.PlanState) (changed bool, err error) {
 	if plan == nil || plan.undecided() == 0 {
 		return false, nil
 	}
@@ -170,10 +176,7 @@ func (c *change) decideOpen(segment engine.SegmentID, plan *planRecord, f func(e
 		if plan.runs[i].State != engine.PlanOpen {
 			continue
 		}
-		state, err := f(plan.runs[i].Planned)
-		if err != nil {
-			return false, err
-		}
+		state := f(engine.RunKey{Catalog: plan.runs[i].Catalog, First: plan.runs[i].First})
 		if state == engine.PlanOpen {
 			continue
 		}
@@ -186,4 +189,12 @@ func (c *change) decideOpen(segment engine.SegmentID, plan *planRecord, f func(e
 		c.set(keyPlan(c.s.number, segment), plan.raw)
 	}
 	return changed, nil
+}
+
+func keysOf(list []engine.RunKey) map[engine.RunKey]bool {
+	set := make(map[engine.RunKey]bool, len(list))
+	for _, k := range list {
+		set[k] = true
+	}
+	return set
 }

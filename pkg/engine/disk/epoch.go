@@ -3,6 +3,7 @@ package disk
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -100,6 +101,9 @@ func (x *Index) Restore(ctx context.Context, shard int, n uint64, r engine.Resto
 	for _, e := range r.Runs {
 		err := checkIn(shard, e.Catalog)
 		if err == nil {
+			err = checkID(e.ID.ID)
+		}
+		if err == nil {
 			err = checkSegment(e.Run.Segment)
 		}
 		if err == nil && (e.Run.N < 1 || e.Run.Last.Less(e.Run.First) || !e.Run.First.Valid() || !e.Run.Last.Valid()) {
@@ -114,6 +118,11 @@ func (x *Index) Restore(ctx context.Context, shard int, n uint64, r engine.Resto
 			return fmt.Errorf("restore a snapshot of %q in index shard %d: %w", e.Catalog, shard, err)
 		}
 	}
+	for _, id := range r.IDs {
+		if err := errors.Join(checkIn(shard, id.Catalog), checkID(id.ID)); err != nil {
+			return fmt.Errorf("restore an id of %q in index shard %d: %w", id.Catalog, shard, err)
+		}
+	}
 	return x.opening(ctx, "restore", shard, n, func(c *change) error {
 		for _, e := range r.Snapshots {
 			if err := c.restoreSnapshot(ctx, e); err != nil {
@@ -125,14 +134,17 @@ func (x *Index) Restore(ctx context.Context, shard int, n uint64, r engine.Resto
 			if err != nil {
 				return err
 			}
-			if !h.head.Less(e.Run.First) {
-				continue
+			if h.head.Less(e.Run.First) {
+				if err := c.insert(e.Catalog, e.Run, e.Author); err != nil {
+					return err
+				}
 			}
-			if err := c.insert(e.Catalog, e.Run, e.Author); err != nil {
-				return err
-			}
+			c.restoreID(e.Catalog, e.ID)
 		}
-		return c.end(len(r.Runs)+len(r.Snapshots) > 0)
+		for _, id := range r.IDs {
+			c.restoreID(id.Catalog, id)
+		}
+		return c.end(len(r.Runs)+len(r.Snapshots)+len(r.IDs) > 0)
 	})
 }
 
@@ -161,6 +173,12 @@ func (c *change) restoreSnapshot(ctx context.Context, e engine.RestoreSnapshot) 
 	return c.adopt(e.Catalog, h, e.Snapshot, t)
 }
 
+func (c *change) restoreID(catalog string, id engine.RestoreID) {
+	if until := id.Expires.UnixMilli(); until > c.now {
+		c.receipt(catalog, id.ID, engine.IDState{First: id.First, N: id.N, Fingerprint: id.Fingerprint}, until)
+	}
+}
+
 // Reservations lists the segments that are undecided in the shard, oldest first.
 func (x *Index) Reservations(ctx context.Context, shard int, n uint64) ([]engine.SegmentID, error) {
 	var list []engine.SegmentID
@@ -178,7 +196,7 @@ func (x *Index) Reservations(ctx context.Context, shard int, n uint64) ([]engine
 }
 
 // Resolve decides what a segment of an older epoch left open.
-func (x *Index) Resolve(ctx context.Context, shard int, n uint64, segment engine.SegmentID) error {
+func (x *Index) Resolve(ctx context.Context, shard int, n uint64, segment engine.SegmentID, committed []engine.RunKey) error {
 	if err := checkSegment(segment); err != nil {
 		return err
 	}
@@ -187,12 +205,12 @@ func (x *Index) Resolve(ctx context.Context, shard int, n uint64, segment engine
 		if err != nil {
 			return err
 		}
-		changed, err := c.decideOpen(segment, plan, func(p engine.Planned) (engine.PlanState, error) {
-			h, err := c.head(p.Catalog)
-			if err == nil && !h.head.Less(p.First.Add(p.N-1)) {
-				return engine.PlanCommitted, nil
+		sealed := keysOf(committed)
+		changed, err := c.decideOpen(segment, plan, func(run engine.RunKey) engine.PlanState {
+			if sealed[run] {
+				return engine.PlanCommitted
 			}
-			return engine.PlanRolledBack, err
+			return engine.PlanRolledBack
 		})
 		if err != nil {
 			return err

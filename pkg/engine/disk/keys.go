@@ -25,6 +25,8 @@ import (
 //	f shard segment(32)                runs that a segment has in the live log
 //	g shard time(8) segment(32)        segment without such runs, since
 //	o shard number(8)                  outbox
+//	i name 00 id                       idempotency id of a catalog
+//	y shard time(8) name 00 id         its receipt may go after the time
 //
 //	shard    1 byte, 0 to 15
 //	version  second << 20 | seq
@@ -43,6 +45,8 @@ const (
 	tableRefs      = 'f'
 	tableGarbage   = 'g'
 	tableOutbox    = 'o'
+	tableID        = 'i'
+	tableReceipt   = 'y'
 )
 
 const (
@@ -117,6 +121,29 @@ func keyOutbox(shard int, number uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{tableOutbox, byte(shard)}, number)
 }
 
+func keyID(catalog, id string) []byte {
+	return appendID(append(make([]byte, 0, 2+len(catalog)+len(id)), tableID), catalog, id)
+}
+
+func keyReceipt(shard int, until int64, catalog, id string) []byte {
+	b := append(make([]byte, 0, 2+8+1+len(catalog)+len(id)), tableReceipt, byte(shard))
+	return appendID(binary.BigEndian.AppendUint64(b, uint64(max(0, until))), catalog, id)
+}
+
+func appendID(b []byte, catalog, id string) []byte {
+	return append(append(append(b, catalog...), 0), id...)
+}
+
+// idOfReceipt is the catalog and the id in a receipt's key.
+func idOfReceipt(key []byte) (catalog, id string, err error) {
+	if len(key) > 10 {
+		if name, id, ok := strings.Cut(string(key[10:]), "\x00"); ok {
+			return name, id, nil
+		}
+	}
+	return "", "", fmt.Errorf("%w: the index has the key %x, which names no id", engine.ErrDamaged, key)
+}
+
 // tableOf gives the bounds of a shard's part of a table.
 func tableOf(table byte, shard int) (from, to []byte) {
 	return []byte{table, byte(shard)}, []byte{table, byte(shard) + 1}
@@ -164,6 +191,13 @@ func checkSegment(s engine.SegmentID) error {
 func checkCatalog(name string) error {
 	if name == "" || len(name) > engine.MaxCatalogBytes || strings.ContainsAny(name, "\x00\x01") {
 		return fmt.Errorf("%w: %q is not the name of a catalog", engine.ErrInvalid, name)
+	}
+	return nil
+}
+
+func checkID(id string) error {
+	if len(id) > engine.MaxID {
+		return fmt.Errorf("%w: an id of %d bytes, at most %d are allowed", engine.ErrInvalid, len(id), engine.MaxID)
 	}
 	return nil
 }

@@ -28,13 +28,21 @@ func lockFile(name string) (io.Closer, error) {
 		}
 	}
 	if err == nil {
-		return f, nil
+		return flock{f}, nil
 	}
 	_ = f.Close()
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, errHeld
 	}
 	return nil, &os.PathError{Op: "lock", Path: name, Err: err}
+}
+
+type flock struct{ f *os.File }
+
+// Close unlocks before it closes: a child process that is being started has a
+// copy of the descriptor until it executes, and the lock with it.
+func (l flock) Close() error {
+	return errors.Join(unix.Flock(int(l.f.Fd()), unix.LOCK_UN), l.f.Close()) //nolint:gosec // descriptors are small
 }
 
 func isNotDir(err error) bool { return errors.Is(err, unix.ENOTDIR) }

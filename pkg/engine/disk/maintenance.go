@@ -164,6 +164,91 @@ func (x *Index) Garbage(ctx context.Context, epoch uint64, shard, limit int) ([]
 	return list, nil
 }
 
+// Forget strikes a segment from the garbage of a shard.
+func (x *Index) Forget(ctx context.Context, epoch uint64, shard int, segment engine.SegmentID) error {
+	if err := x.forget(ctx, epoch, shard, segment); err != nil {
+		return fmt.Errorf("forget segment %s in index shard %d: %w", segment, shard, err)
+	}
+	return nil
+}
+
+func (x *Index) forget(ctx context.Context, epoch uint64, shard int, segment engine.SegmentID) error {
+	if err := checkSegment(segment); err != nil {
+		return err
+	}
+	now, end, err := x.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	s, err := x.shard(shard)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.works(epoch); err != nil {
+		return err
+	}
+	c, err := x.work(s, now)
+	if err != nil {
+		return err
+	}
+	r, err := c.ref(segment)
+	if err != nil {
+		return c.drop(err)
+	}
+	if r.garbage == 0 {
+		return c.end(false)
+	}
+	c.delete(keyGarbage(shard, r.garbage, segment))
+	c.delete(keyRefs(shard, segment))
+	r.known = false
+	return c.end(true)
+}
+
+// Referenced tells which segments some shard still needs. Like Garbage it makes
+// durable what a "no" relies on.
+func (x *Index) Referenced(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]bool, error) {
+	needed, err := x.referenced(ctx, epoch, segments)
+	if err != nil {
+		return nil, fmt.Errorf("look for references to segments: %w", err)
+	}
+	return needed, nil
+}
+
+func (x *Index) referenced(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]bool, error) {
+	_, end, err := x.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	needed := make([]bool, len(segments))
+	for _, s := range x.shards {
+		err := s.look(epoch, func() error {
+			for i, segment := range segments {
+				if needed[i] || checkSegment(segment) != nil {
+					continue
+				}
+				var r refsRecord
+				if _, err := x.read(keyRefs(s.number, segment), r.decode); err != nil {
+					return err
+				}
+				_, open := s.undecided[segment]
+				needed[i] = open || r.live > 0
+			}
+			return ctx.Err()
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if slices.Contains(needed, false) {
+		return needed, x.sync()
+	}
+	return needed, nil
+}
+
 // sync makes durable whatever was committed so far.
 func (x *Index) sync() error {
 	b := x.db.NewBatch()

@@ -17,11 +17,13 @@ import (
 //	           v runs, v deltas, v bytes, v open reservations, of each: seg, v since, v undecided runs
 //	run        version first, v n, 1 type, s path, seg, v off, v len
 //	snapshot   version start, v doc bytes, v pack bytes
-//	plan       8 since, 8 decided, 4 undecided, 4 runs, of each: 1 state, v back, v n, version first, s catalog
+//	plan       8 since, 8 decided, 4 undecided, 4 runs, of each: 1 state, v back, v n, version first, v place, s catalog, s id
 //	undecided  8 since
 //	decided    nothing
 //	refs       v live runs, v garbage since
 //	garbage    nothing
+//	id         1 state, version first, v n, 16 fingerprint, v until, seg while pending
+//	receipt    nothing
 //	outbox     v events, of each: 1 kind, s catalog, version first, version version, version prev, v count, v bytes,
 //	           s author, s writer, v time, v live deltas, v live bytes, v doc bytes
 
@@ -144,8 +146,10 @@ type plannedRun struct {
 	engine.Planned
 	// back is how many runs before this one the catalog's last one stands; 0: there
 	// is none.
-	back int
-	at   int // of the state in raw
+	back  int
+	place int    // among the runs of the PreCommit, by which a repetition finds it
+	id    string // idempotency id, "" for none
+	at    int    // of the state in raw
 }
 
 const planHeader = 8 + 8 + 4 + 4
@@ -157,13 +161,16 @@ func newPlan(since int64, runs int) *planRecord {
 }
 
 // add plans an open run.
-func (p *planRecord) add(r engine.Planned, back int) {
-	p.runs = append(p.runs, plannedRun{Planned: r, back: back, at: len(p.raw)})
+func (p *planRecord) add(r plannedRun) {
+	r.at = len(p.raw)
+	p.runs = append(p.runs, r)
 	p.raw = append(p.raw, byte(r.State))
-	p.raw = binary.AppendUvarint(p.raw, uint64(back))
+	p.raw = binary.AppendUvarint(p.raw, uint64(r.back))
 	p.raw = appendInt(p.raw, int64(r.N))
 	p.raw = appendVersion(p.raw, r.First)
+	p.raw = appendInt(p.raw, int64(r.place))
 	p.raw = appendString(p.raw, r.Catalog)
+	p.raw = appendString(p.raw, r.id)
 	p.setUndecided(p.undecided() + 1)
 	binary.BigEndian.PutUint32(p.raw[20:], uint32(len(p.runs)))
 }
@@ -222,10 +229,9 @@ func decodePlan(b []byte) (*planRecord, error) {
 		return nil, errTruncated
 	}
 	p := &planRecord{raw: b}
-	all := string(b) // one allocation for all names
-	d := decoder{b: b[planHeader:]}
+	d := decoder{b: b[planHeader:], text: string(b[planHeader:])} // one allocation for all names
 	n := int(binary.BigEndian.Uint32(b[20:]))
-	if n > len(d.b)/12 {
+	if n > len(d.b)/14 {
 		return nil, errTruncated
 	}
 	p.runs = make([]plannedRun, n)
@@ -236,15 +242,57 @@ func decodePlan(b []byte) (*planRecord, error) {
 		r.back = int(d.uint())
 		r.N = int(d.int())
 		r.First = d.version()
-		size := d.count(1)
-		at := len(b) - len(d.b)
-		d.take(size)
+		r.place = int(d.int())
+		r.Catalog = d.string()
+		r.id = d.string()
 		if d.bad || r.back < 0 || r.back > i || r.State > engine.PlanRolledBack {
 			return nil, errTruncated
 		}
-		r.Catalog = all[at : at+size]
 	}
 	return p, d.end()
+}
+
+// idRecord is what is known of an idempotency id of a catalog.
+type idRecord struct {
+	engine.IDState
+	segment engine.SegmentID // that reserved it, while it is pending
+	until   int64            // ms; of a receipt: forgotten from then on
+	known   bool             // false: there is none, or none any more
+	changed bool
+}
+
+func (r *idRecord) append(b []byte) []byte {
+	b = append(b, byte(r.State))
+	b = appendVersion(b, r.First)
+	b = appendInt(b, int64(r.N))
+	b = append(b, r.Fingerprint[:]...)
+	b = appendInt(b, r.until)
+	if r.State == engine.IDPending {
+		b = appendSegment(b, r.segment)
+	}
+	return b
+}
+
+func (r *idRecord) decode(b []byte) error {
+	d := decoder{b: b}
+	*r = idRecord{known: true, IDState: engine.IDState{State: engine.IDKnown(d.byte()), First: d.version(), N: int(d.int())}}
+	copy(r.Fingerprint[:], d.take(len(r.Fingerprint)))
+	r.until = d.int()
+	if r.State == engine.IDPending {
+		r.segment = d.segment()
+	}
+	if r.State != engine.IDPending && r.State != engine.IDCommitted {
+		d.bad = true
+	}
+	return d.end()
+}
+
+// at is what is known of the id at a time.
+func (r *idRecord) at(now int64) engine.IDState {
+	if !r.known || r.State == engine.IDCommitted && r.until <= now {
+		return engine.IDState{}
+	}
+	return r.IDState
 }
 
 // refsRecord counts the live runs of a segment in a shard.
@@ -334,8 +382,9 @@ var errTruncated = fmt.Errorf("%w: a record of the index does not decode", engin
 
 // decoder reads a value. What does not fit makes it bad and reads as zero.
 type decoder struct {
-	b   []byte
-	bad bool
+	b    []byte
+	text string // the same to its end, if strings may be parts of it; else ""
+	bad  bool
 }
 
 func (d *decoder) take(n int) []byte {
@@ -384,7 +433,15 @@ func (d *decoder) count(size int) int {
 	return int(n)
 }
 
-func (d *decoder) string() string { return string(d.take(d.count(1))) }
+func (d *decoder) string() string {
+	n := d.count(1)
+	at := len(d.text) - len(d.b)
+	b := d.take(n)
+	if b != nil && d.text != "" {
+		return d.text[at : at+n]
+	}
+	return string(b)
+}
 
 func (d *decoder) version() engine.Version {
 	if b := d.take(8); b != nil {

@@ -2,6 +2,7 @@ package disk
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math/bits"
 
@@ -27,6 +28,9 @@ func (x *Index) preCommit(ctx context.Context, p engine.PreCommit) (engine.Reser
 	}
 	for _, r := range p.Runs {
 		if err := checkCatalog(r.Catalog); err != nil {
+			return engine.Reservation{}, err
+		}
+		if err := checkID(r.ID); err != nil {
 			return engine.Reservation{}, err
 		}
 		if r.N < 1 || r.N > maxRunDeltas {
@@ -74,7 +78,9 @@ func (x *Index) preCommitShard(s *shard, now int64, p engine.PreCommit, mine []i
 		return c.drop(err)
 	}
 	if have != nil {
-		repeat(have, p, mine, answer)
+		if err := c.repeat(have, p, mine, answer); err != nil {
+			return c.drop(err)
+		}
 		return c.end(false)
 	}
 	made, err := c.reserve(p, mine, answer)
@@ -86,11 +92,8 @@ func (x *Index) preCommitShard(s *shard, now int64, p engine.PreCommit, mine []i
 
 // reserve makes the segment's plan.
 func (c *change) reserve(p engine.PreCommit, mine []int32, answer []engine.Reserved) (made bool, err error) {
-	s, sec := c.s, c.now/1000
-	// A catalog may borrow its ids from the next second, no more. Time that steps
-	// back must not make it wait, so the greatest time ever seen counts.
-	limit := max(sec, s.mark/1000, s.floor) + 1
-	base := engine.MaxVersion(engine.Version{Sec: sec}, engine.Version{Sec: s.floor, Seq: engine.MaxSeq})
+	s := c.s
+	base := engine.MaxVersion(engine.Version{Sec: c.now / 1000}, engine.Version{Sec: s.floor, Seq: engine.MaxSeq})
 	plan := newPlan(c.now, len(mine))
 	for _, i := range mine {
 		r := &p.Runs[i]
@@ -98,9 +101,10 @@ func (c *change) reserve(p engine.PreCommit, mine []int32, answer []engine.Reser
 		if err != nil {
 			return false, err
 		}
-		if h.paced || h.last.Sec > limit {
-			h.paced = true // the runs behind it too: they come in order
-			answer[i] = engine.Reserved{Paced: true}
+		if answer[i], err = c.admit(h, r); err != nil {
+			return false, err
+		}
+		if answer[i].State != engine.ReserveOK {
 			continue
 		}
 		first := engine.MaxVersion(h.last, base).Add(1)
@@ -113,48 +117,122 @@ func (c *change) reserve(p engine.PreCommit, mine []int32, answer []engine.Reser
 		} else {
 			h.open = append(h.open, reservation{segment: p.Segment, since: c.now, runs: 1})
 		}
-		place := len(plan.runs) + 1
+		if r.ID != "" {
+			c.keep(idKey{r.Catalog, r.ID}, &idRecord{known: true, changed: true, segment: p.Segment, IDState: engine.IDState{
+				State: engine.IDPending, First: first, N: r.N, Fingerprint: r.Fingerprint,
+			}})
+		}
+		at := len(plan.runs) + 1
 		back := 0
 		if h.lastAt > 0 {
-			back = place - h.lastAt
+			back = at - h.lastAt
 		}
-		h.lastAt = place
-		plan.add(engine.Planned{Catalog: r.Catalog, First: first, N: r.N}, back)
-		answer[i] = engine.Reserved{First: first}
+		h.lastAt = at
+		plan.add(plannedRun{Planned: engine.Planned{Catalog: r.Catalog, First: first, N: r.N}, back: back, place: int(i), id: r.ID})
+		answer[i].First = first
 	}
 	if len(plan.runs) == 0 {
 		return false, nil
 	}
 	c.set(keyPlan(s.number, p.Segment), plan.raw)
-	c.set(keyUndecided(s.number, p.Segment), appendInt(nil, c.now))
+	c.set(keyUndecided(s.number, p.Segment), binary.BigEndian.AppendUint64(nil, uint64(c.now)))
 	c.planned = append(c.planned, p.Segment)
 	return true, nil
 }
 
-// repeat answers a PreCommit that came before with what is planned: the k-th
-// run of a catalog has the k-th reservation of that catalog. What is not in
-// the plan was paced.
-func repeat(have *planRecord, p engine.PreCommit, mine []int32, answer []engine.Reserved) {
-	planned := make(map[string][]int, len(have.runs))
-	for i := range have.runs {
-		name := have.runs[i].Catalog
-		planned[name] = append(planned[name], i)
+// admit says whether a run may be reserved: by its id, the catalog's gate, its
+// expectation and the catalog's pace, in this order.
+func (c *change) admit(h *changedHead, r *engine.Reserve) (engine.Reserved, error) {
+	s := c.s
+	if r.ID != "" {
+		id, err := c.id(r.Catalog, r.ID)
+		if err != nil {
+			return engine.Reserved{}, err
+		}
+		if known := id.at(c.now); known.State != engine.IDUnknown {
+			return knownID(known, r), nil
+		}
 	}
+	held, gated := s.gates[r.Catalog]
+	if gated && held.until > c.now && held.token != r.Gate {
+		return engine.Reserved{State: engine.ReservePaced}, nil
+	}
+	if r.Expect != nil {
+		switch {
+		case len(h.open) > 0:
+			if r.Gate != "" {
+				s.setGate(c.now, r.Catalog, r.Gate)
+			}
+			return engine.Reserved{State: engine.ReserveUndecided}, nil
+		case h.head.Compare(*r.Expect) != 0:
+			return engine.Reserved{State: engine.ReserveConflict, Head: h.head}, nil
+		}
+	}
+	// A catalog may borrow its ids from the next second, no more. Time that steps
+	// back must not make it wait, so the greatest time ever seen counts. The runs
+	// behind it come no further: last stays as it is.
+	if h.last.Sec > max(c.now/1000, s.mark/1000, s.floor)+1 {
+		return engine.Reserved{State: engine.ReservePaced}, nil
+	}
+	if gated && held.token == r.Gate {
+		delete(s.gates, r.Catalog) // it has had its turn
+	}
+	return engine.Reserved{}, nil
+}
+
+func knownID(known engine.IDState, r *engine.Reserve) engine.Reserved {
+	switch {
+	case known.Fingerprint != r.Fingerprint:
+		return engine.Reserved{State: engine.ReserveReused}
+	case known.State == engine.IDPending:
+		return engine.Reserved{State: engine.ReserveInFlight, First: known.First, N: known.N}
+	default:
+		return engine.Reserved{State: engine.ReserveDuplicate, First: known.First, N: known.N}
+	}
+}
+
+// setGate closes a catalog to others. Gates live in memory: a process that is
+// gone has no writes to let through.
+func (s *shard) setGate(now int64, catalog, token string) {
+	for name, g := range s.gates {
+		if g.until <= now {
+			delete(s.gates, name)
+		}
+	}
+	s.gates[catalog] = gate{token: token, until: now + engine.GateTTL.Milliseconds()}
+}
+
+// repeat answers a PreCommit that came before: a run that was reserved by its
+// place among the segment's runs; one that was not by what its id says, else to
+// try again.
+func (c *change) repeat(have *planRecord, p engine.PreCommit, mine []int32, answer []engine.Reserved) error {
+	k := 0 // the plan has the runs in their order
 	for _, i := range mine {
 		r := &p.Runs[i]
-		places := planned[r.Catalog]
-		if len(places) == 0 {
-			answer[i] = engine.Reserved{Paced: true}
+		for k < len(have.runs) && have.runs[k].place < int(i) {
+			k++
+		}
+		if k < len(have.runs) && have.runs[k].place == int(i) {
+			run := &have.runs[k]
+			answer[i] = engine.Reserved{First: run.First}
+			if run.Catalog != r.Catalog || run.N != r.N {
+				answer[i] = engine.Reserved{Err: fmt.Errorf("%w: segment %s has planned %d deltas of %q there, not %d of %q", engine.ErrInvalid, p.Segment, run.N, run.Catalog, r.N, r.Catalog)}
+			}
 			continue
 		}
-		planned[r.Catalog] = places[1:]
-		run := &have.runs[places[0]]
-		if run.N != r.N {
-			answer[i] = engine.Reserved{Err: fmt.Errorf("%w: segment %s has planned %d deltas of %q there, not %d", engine.ErrInvalid, p.Segment, run.N, r.Catalog, r.N)}
+		answer[i] = engine.Reserved{State: engine.ReservePaced}
+		if r.ID == "" {
 			continue
 		}
-		answer[i] = engine.Reserved{First: run.First}
+		id, err := c.id(r.Catalog, r.ID)
+		if err != nil {
+			return err
+		}
+		if known := id.at(c.now); known.State != engine.IDUnknown {
+			answer[i] = knownID(known, r)
+		}
 	}
+	return nil
 }
 
 // shardSet has a bit a shard.

@@ -2,6 +2,8 @@ package disk
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -35,8 +37,9 @@ type shard struct {
 	same      bool                       // this is the shard that was fenced; false after an unclean stop
 	undecided map[engine.SegmentID]int64 // since when, ms
 	oldest    uint64                     // number of the oldest entry that the outbox may have
-	sweepFrom []byte                     // no decided plan's key lies before it
-	sweepAt   int64                      // ms; no plan expires before
+	plans     expiry                     // decided plans
+	receipts  expiry                     // of idempotency ids
+	gates     map[string]gate            // of catalogs; a second, so they need no disk
 	saved     int64                      // ms; the mark on the disk
 
 	soft    sync.Mutex // guards what is not on the disk
@@ -44,10 +47,25 @@ type shard struct {
 	leases  map[string]lease
 }
 
+// expiry is a queue of what goes at a time that its keys begin with.
+type expiry struct {
+	ttl  int64  // ms; after the time in the key
+	from []byte // no key lies before it
+	at   int64  // ms; nothing goes before
+}
+
+// gate holds off the reservations of all but one conditional write.
+type gate struct {
+	token string
+	until int64 // ms
+}
+
 func (x *Index) loadShard(number int) (*shard, error) {
 	s := &shard{
 		number: number, same: x.clean,
 		undecided: make(map[engine.SegmentID]int64),
+		plans:     expiry{ttl: planTTL},
+		gates:     make(map[string]gate),
 		writers:   make(map[string]int64),
 		leases:    make(map[string]lease),
 	}
@@ -57,10 +75,11 @@ func (x *Index) loadShard(number int) (*shard, error) {
 	from, to := tableOf(tableUndecided, number)
 	err := x.scan(from, to, func(key, value []byte) (bool, error) {
 		segment, err := segmentOfKey(key)
-		d := decoder{b: value}
-		s.undecided[segment] = d.int()
+		if err == nil && len(value) != 8 {
+			err = errTruncated
+		}
 		if err == nil {
-			err = d.end()
+			s.undecided[segment] = int64(binary.BigEndian.Uint64(value))
 		}
 		return true, err
 	})
@@ -73,7 +92,8 @@ func (x *Index) loadShard(number int) (*shard, error) {
 		s.oldest = numberOfKey(key)
 		return false, nil
 	})
-	s.sweepFrom, _ = tableOf(tableDecided, number)
+	s.plans.from, _ = tableOf(tableDecided, number)
+	s.receipts.from, _ = tableOf(tableReceipt, number)
 	return s, err
 }
 
@@ -116,16 +136,19 @@ type change struct {
 	refs    map[engine.SegmentID]*refsRecord
 	events  []engine.Event
 	eventOf map[string]int // the last event of a catalog
+	ids     map[idKey]*idRecord
 	planned []engine.SegmentID
 	decided []engine.SegmentID
-	swept   []byte // key of the last plan forgotten
+	until   []idKey   // receipts made
+	swept   [2][]byte // keys of the last plan and the last receipt forgotten
 }
+
+type idKey struct{ catalog, id string }
 
 type changedHead struct {
 	headRecord
 	changed bool
-	paced   bool // the catalog's ids are used up: what follows waits too
-	lastAt  int  // place + 1 of the catalog's last run in the plan that is being made
+	lastAt  int // place + 1 of the catalog's last run in the plan that is being made
 }
 
 func (x *Index) begin(s *shard, now int64) *change {
@@ -137,7 +160,7 @@ func (x *Index) begin(s *shard, now int64) *change {
 func (x *Index) work(s *shard, now int64) (*change, error) {
 	s.mark = max(s.mark, now)
 	c := x.begin(s, now)
-	if err := c.sweep(); err != nil {
+	if err := errors.Join(c.sweepPlans(), c.sweepReceipts()); err != nil {
 		return nil, c.drop(err)
 	}
 	return c, nil
@@ -173,6 +196,38 @@ func (c *change) ref(segment engine.SegmentID) (*refsRecord, error) {
 	}
 	c.refs[segment] = r
 	return r, nil
+}
+
+// id is what is known of an idempotency id.
+func (c *change) id(catalog, id string) (*idRecord, error) {
+	k := idKey{catalog, id}
+	if r := c.ids[k]; r != nil {
+		return r, nil
+	}
+	r := new(idRecord)
+	if _, err := c.x.read(keyID(catalog, id), r.decode); err != nil {
+		return nil, err
+	}
+	c.keep(k, r)
+	return r, nil
+}
+
+func (c *change) keep(k idKey, r *idRecord) {
+	if c.ids == nil {
+		c.ids = make(map[idKey]*idRecord)
+	}
+	c.ids[k] = r
+}
+
+// receipt makes an id committed.
+func (c *change) receipt(catalog, id string, state engine.IDState, until int64) {
+	if id == "" {
+		return
+	}
+	k := idKey{catalog, id}
+	state.State = engine.IDCommitted
+	c.keep(k, &idRecord{IDState: state, until: until, known: true, changed: true})
+	c.until = append(c.until, k)
 }
 
 // plan is what the segment has planned; nil when there is no plan, or none any
@@ -263,6 +318,15 @@ func (c *change) event(e engine.Event) {
 // on it. The caller writes the plan.
 func (c *change) decide(segment engine.SegmentID, p *planRecord, i int, state engine.PlanState) error {
 	p.set(i, state)
+	if id := p.runs[i].id; id != "" && state == engine.PlanRolledBack {
+		r, err := c.id(p.runs[i].Catalog, id)
+		if err != nil {
+			return err
+		}
+		if r.known && r.State == engine.IDPending && r.segment == segment {
+			r.known, r.changed = false, true
+		}
+	}
 	h, err := c.head(p.runs[i].Catalog)
 	if err != nil {
 		return err
@@ -303,35 +367,61 @@ func (c *change) collect(segment engine.SegmentID, r *refsRecord) {
 	}
 }
 
-// sweep forgets plans that were decided long enough ago, a step at a time.
-func (c *change) sweep() error {
-	s := c.s
-	if c.now < s.sweepAt {
+// sweepPlans forgets plans that were decided long enough ago.
+func (c *change) sweepPlans() error {
+	return c.sweep(&c.s.plans, tableDecided, &c.swept[0], func(key []byte) error {
+		segment, err := segmentOfKey(key)
+		c.delete(keyPlan(c.s.number, segment))
+		return err
+	})
+}
+
+// sweepReceipts forgets idempotency ids.
+func (c *change) sweepReceipts() error {
+	return c.sweep(&c.s.receipts, tableReceipt, &c.swept[1], func(key []byte) error {
+		catalog, id, err := idOfReceipt(key)
+		if err != nil {
+			return err
+		}
+		r, err := c.id(catalog, id)
+		if err == nil && r.at(c.now).State == engine.IDUnknown { // else it was used again
+			r.known, r.changed = false, true
+		}
+		return err
+	})
+}
+
+// sweep goes through what has expired, a step at a time.
+func (c *change) sweep(q *expiry, table byte, swept *[]byte, forget func(key []byte) error) error {
+	if c.now < q.at {
 		return nil
 	}
-	_, to := tableOf(tableDecided, s.number)
+	_, to := tableOf(table, c.s.number)
 	next, found := int64(math.MaxInt64), 0
-	err := c.x.scan(s.sweepFrom, to, func(key, _ []byte) (bool, error) {
-		at := int64(numberOfKey(key))
-		if at+planTTL > c.now || found == sweepStep {
-			next = at + planTTL
+	err := c.x.scan(q.from, to, func(key, _ []byte) (bool, error) {
+		at := int64(numberOfKey(key)) + q.ttl
+		if at > c.now || found == sweepStep {
+			next = at
 			return false, nil
-		}
-		segment, err := segmentOfKey(key)
-		if err != nil {
-			return false, err
 		}
 		found++
 		c.delete(key)
-		c.delete(keyPlan(s.number, segment))
-		c.swept = append(c.swept[:0], key...)
-		return true, nil
+		*swept = append((*swept)[:0], key...)
+		return true, forget(key)
 	})
-	s.sweepAt = max(next, c.now+sweepPause)
+	q.at = max(next, c.now+sweepPause)
 	if found == sweepStep {
-		s.sweepAt = c.now
+		q.at = c.now
 	}
 	return err
+}
+
+// add says that a key was added to the queue. The clock may have stepped back.
+func (q *expiry) add(key []byte) {
+	q.at = min(q.at, int64(numberOfKey(key))+q.ttl)
+	if bytes.Compare(key, q.from) < 0 {
+		q.from = key
+	}
 }
 
 // drop gives the operation up.
@@ -345,7 +435,7 @@ func (c *change) drop(err error) error {
 
 // end commits if there is something to write.
 func (c *change) end(changed bool) error {
-	if changed || c.swept != nil {
+	if changed || c.swept[0] != nil || c.swept[1] != nil {
 		return c.commit(false)
 	}
 	return c.drop(nil)
@@ -364,6 +454,20 @@ func (c *change) commit(sync bool) error {
 			c.set(keyRefs(s.number, segment), r.append(nil))
 		}
 	}
+	for k, r := range c.ids {
+		switch {
+		case !r.changed:
+		case r.known:
+			c.set(keyID(k.catalog, k.id), r.append(nil))
+		default:
+			c.delete(keyID(k.catalog, k.id))
+		}
+	}
+	receipts := make([][]byte, len(c.until))
+	for i, k := range c.until {
+		receipts[i] = keyReceipt(s.number, c.ids[k].until, k.catalog, k.id)
+		c.set(receipts[i], nil)
+	}
 	if len(c.events) > 0 {
 		c.rec.entries++
 		c.set(keyOutbox(s.number, c.rec.entries), appendEvents(nil, c.events))
@@ -375,19 +479,21 @@ func (c *change) commit(sync bool) error {
 		return err
 	}
 	s.shardRecord, s.saved = c.rec, c.rec.mark
-	if c.swept != nil {
-		s.sweepFrom = c.swept
+	if c.swept[0] != nil {
+		s.plans.from = c.swept[0]
+	}
+	if c.swept[1] != nil {
+		s.receipts.from = c.swept[1]
 	}
 	for _, segment := range c.planned {
 		s.undecided[segment] = c.now
 	}
 	for _, segment := range c.decided {
 		delete(s.undecided, segment)
-		s.sweepAt = min(s.sweepAt, c.now+planTTL)
-		// The clock may have stepped back.
-		if key := keyDecided(s.number, c.now, segment); bytes.Compare(key, s.sweepFrom) < 0 {
-			s.sweepFrom = key
-		}
+		s.plans.add(keyDecided(s.number, max(1, c.now), segment))
+	}
+	for _, key := range receipts {
+		s.receipts.add(key)
 	}
 	return nil
 }

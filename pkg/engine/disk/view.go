@@ -99,6 +99,27 @@ func (x *Index) Snapshots(ctx context.Context, epoch uint64, catalog string, aft
 	return list, nil
 }
 
+// Outcome tells what is known of an idempotency id.
+func (x *Index) Outcome(ctx context.Context, epoch uint64, catalog, id string) (engine.IDState, error) {
+	now, end, err := x.enter(ctx)
+	if err != nil {
+		return engine.IDState{}, fmt.Errorf("outcome of an id of %q: %w", catalog, err)
+	}
+	defer end()
+	var r idRecord
+	err = x.shards[engine.Shard(catalog)].look(epoch, func() error {
+		if id == "" {
+			return nil
+		}
+		_, err := x.read(keyID(catalog, id), r.decode)
+		return err
+	})
+	if err != nil {
+		return engine.IDState{}, fmt.Errorf("outcome of an id of %q: %w", catalog, err)
+	}
+	return r.at(now), nil
+}
+
 // Catalogs lists catalogs that have a committed run, by name, at one moment.
 func (x *Index) Catalogs(ctx context.Context, epoch uint64, prefix, after string, limit int) ([]engine.CatalogInfo, error) {
 	var list []engine.CatalogInfo
