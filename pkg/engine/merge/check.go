@@ -156,7 +156,7 @@ type checker struct {
 	maxDepth int
 	place    []step
 	names    []uint32 // where the names of the open objects begin, innermost last
-	table    []uint32
+	table    []uint64
 	err      *BodyError
 }
 
@@ -372,19 +372,25 @@ func (c *checker) distinct(names []uint32, here int) bool {
 		size *= 2
 	}
 	if cap(c.table) < size {
-		c.table = make([]uint32, size)
+		c.table = make([]uint64, size)
 	}
 	table := c.table[:size]
 	clear(table)
 	for n, at := range names {
 		raw := c.t[at:skipString(c.t, int(at))]
 		h := maphash.Bytes(seed, unquote(raw))
+		// Half of the hash stands in the table: the text of another name is
+		// hardly ever looked at, which would be a cache miss each time.
+		tag := h >> 32 << 32
 		for k := int(h) & (size - 1); ; k = (k + 1) & (size - 1) {
 			if table[k] == 0 {
-				table[k] = uint32(n) + 1
+				table[k] = tag | uint64(n+1)
 				break
 			}
-			o := names[table[k]-1]
+			if table[k]>>32<<32 != tag {
+				continue
+			}
+			o := names[uint32(table[k])-1]
 			if equalStrings(c.t[o:skipString(c.t, int(o))], raw) {
 				c.place = c.place[:here+1]
 				c.place[here].name = raw

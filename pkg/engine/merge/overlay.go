@@ -141,8 +141,9 @@ func (c *container) append(e entry) int {
 	case c.table != nil && 2*n <= len(c.table):
 		c.table[c.cell(e.name)] = int32(n)
 	case n > fewEntries:
-		size := 4 * fewEntries
-		for size = 64; size < 4*n; size *= 2 {
+		size := 64
+		for size < 4*n {
+			size *= 2
 		}
 		c.table = make([]int32, size)
 		for i := range c.entries {
