@@ -2,10 +2,11 @@ package engine
 
 import (
 	"context"
-	"crypto/rand"
+	"encoding/binary"
 	"fmt"
-	"strings"
+	"io"
 	"sync"
+	"time"
 )
 
 // Engine is a lake: it writes, reads and folds documents over an index and a
@@ -37,7 +38,8 @@ func New(ctx context.Context, index IndexAdapter, objects Objects, opts Options)
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
-	e := &Engine{index: index, objects: objects, opts: opts, writer: newWriter(), done: make(chan struct{})}
+	e := &Engine{index: index, objects: objects, opts: opts, done: make(chan struct{})}
+	e.writer = e.randomName(8)
 	e.docs = newDocuments(opts.DocumentCache)
 	e.group = newGroup(e)
 	e.lease.poke = make(chan struct{}, 1)
@@ -102,8 +104,20 @@ func (e *Engine) Ready() error {
 	}
 }
 
-// newWriter draws eight lower-case base32 characters.
-func newWriter() string { return strings.ToLower(rand.Text()[:8]) }
+// randomName draws n lower-case base32 characters: eight for a writer, sixteen
+// for the id of a write whose client gave none.
+func (e *Engine) randomName(n int) string {
+	b := make([]byte, n)
+	_, _ = io.ReadFull(e.opts.Random, b) // Random never fails
+	for i := range b {
+		b[i] = "abcdefghijklmnopqrstuvwxyz234567"[b[i]%32]
+	}
+	return string(b)
+}
 
-// newID mints the id of a write whose client gave none.
-func newID() string { return strings.ToLower(rand.Text()[:16]) }
+// jitter draws a duration below d.
+func (e *Engine) jitter(d time.Duration) time.Duration {
+	var b [8]byte
+	_, _ = io.ReadFull(e.opts.Random, b[:])
+	return time.Duration(binary.LittleEndian.Uint64(b[:]) % uint64(d))
+}

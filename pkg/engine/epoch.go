@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 )
@@ -124,7 +123,7 @@ func (e *Engine) keepLease(ctx context.Context) {
 		for e.lease.epoch() == 0 && ctx.Err() == nil {
 			if err := e.join(ctx, false); err != nil && ctx.Err() == nil {
 				e.opts.Hooks.trouble("join the lake", err)
-				sleep(ctx, 200*time.Millisecond+rand.N(300*time.Millisecond))
+				sleep(ctx, 200*time.Millisecond+e.jitter(300*time.Millisecond))
 			}
 		}
 	}
@@ -213,7 +212,7 @@ func (e *Engine) checkFormat(ctx context.Context) error {
 //	  some shard opening in the newest → somebody is at it: wait, take over after 10 s
 //	  else                             → open the next (lost the race → wait likewise)
 func (e *Engine) join(ctx context.Context, force bool) error {
-	patience := takeOver + rand.N(5*time.Second)
+	patience := takeOver + e.jitter(5*time.Second)
 	waited := map[uint64]time.Time{} // when an epoch was first seen opening
 	for {
 		from := time.Now()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -348,7 +347,7 @@ func (g *group) later(ctx context.Context, r *run, why error) {
 	r.taken, r.why = false, why
 	g.mu.Unlock()
 	g.e.start(ctx, func(ctx context.Context) {
-		_ = sleep(ctx, 10*time.Millisecond+rand.N(20*time.Millisecond))
+		_ = sleep(ctx, 10*time.Millisecond+g.e.jitter(20*time.Millisecond))
 		g.again([]*run{r})
 	})
 }

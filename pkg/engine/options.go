@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"crypto/rand"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/jsonlake/lake/pkg/engine/merge"
@@ -77,6 +79,11 @@ type Options struct {
 	// NewEpoch opens a new epoch even if the index looks whole.
 	NewEpoch bool
 
+	// Random is where the writer's name, minted ids and jitter come from; default
+	// crypto/rand. A simulation gives a seeded one. It must be safe for concurrent
+	// use and never fail.
+	Random io.Reader
+
 	// Hooks are called as things happen.
 	Hooks Hooks
 }
@@ -121,6 +128,9 @@ func (o *Options) Validate() error {
 	}
 	if o.DocumentCache == 0 {
 		o.DocumentCache = 256 << 20
+	}
+	if o.Random == nil {
+		o.Random = rand.Reader
 	}
 	o.Policy = o.Policy.withDefaults()
 	return nil

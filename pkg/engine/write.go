@@ -240,7 +240,7 @@ func (e *Engine) newRun(req BatchRequest) (*run, error) {
 	}
 	r := &run{catalog: req.Catalog, n: n, author: req.Author, id: req.ID, given: req.ID != "", expect: req.IfVersion, done: make(chan struct{})}
 	if !r.given {
-		r.id = newID()
+		r.id = e.randomName(16)
 	}
 	size := 0
 	for i := range req.Deltas {
