@@ -128,7 +128,7 @@ func TestComposeLake(t *testing.T) {
 	if len(s.Command) == 0 || s.Command[0] != "serve" || len(s.Entrypoint) != 0 {
 		t.Errorf("got entrypoint %q and command %q, want the image's and serve", s.Entrypoint, s.Command)
 	}
-	for _, flag := range []string{"--data=/data", "--nats-listen=0.0.0.0:4222", "--http-listen=0.0.0.0:8080", "--ops-listen=0.0.0.0:9422", "--insecure"} {
+	for _, flag := range []string{"--data=/data", "--nats-listen=0.0.0.0:4222", "--ops-listen=0.0.0.0:9422", "--insecure"} {
 		if !slices.Contains(s.Command, flag) {
 			t.Errorf("command %q has no %s", s.Command, flag)
 		}
@@ -140,7 +140,7 @@ func TestComposeLake(t *testing.T) {
 	for _, p := range s.Ports {
 		ports = append(ports, p.Target)
 	}
-	if slices.Sort(ports); !slices.Equal(ports, []uint32{4222, 8080, 9422}) {
+	if slices.Sort(ports); !slices.Equal(ports, []uint32{4222, 9422}) {
 		t.Errorf("ports: got %v", ports)
 	}
 }
@@ -249,36 +249,8 @@ func TestComposeRedisCommands(t *testing.T) {
 func TestComposeStore(t *testing.T) {
 	t.Parallel()
 	p := project(t, "full")
-	store, reader := p.Services["s3"], p.Services["reader"]
-	path := program(t, "versitygw", "make bin/versitygw")
-
-	data, port := t.TempDir(), testenv.FreePort(t)
-	bucket, mounted := "", false
-	for _, v := range store.Volumes {
-		if rest, ok := strings.CutPrefix(v.Target, "/data/"); ok && v.Type == types.VolumeTypeVolume {
-			bucket, mounted = rest, true
-		}
-	}
-	if !mounted {
-		t.Fatalf("no volume below /data: %+v", store.Volumes)
-	}
-	if err := os.Mkdir(filepath.Join(data, bucket), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	var args []string
-	for _, arg := range store.Command {
-		arg = strings.ReplaceAll(arg, "0.0.0.0:7070", fmt.Sprintf("127.0.0.1:%d", port))
-		if arg == "/data" {
-			arg = data
-		}
-		args = append(args, arg)
-	}
-	var env []string
-	for k, v := range store.Environment {
-		env = append(env, k+"="+*v)
-	}
-	endpoint := fmt.Sprintf("http://127.0.0.1:%d", port)
-	startServer(t, answersHTTP(endpoint+"/health"), env, path, args...)
+	reader := p.Services["reader"]
+	endpoint, dir := startStore(t, p)
 
 	// The services' own URL, at the address of the test.
 	var url string
@@ -302,10 +274,49 @@ func TestComposeStore(t *testing.T) {
 	if err := o.Put(ctx, "wal/000001/a.seg", []byte("b")); !errors.Is(err, engine.ErrExists) {
 		t.Errorf("second put: got %v, want %v", err, engine.ErrExists)
 	}
-	if got, err := os.ReadFile(filepath.Join(data, bucket, "wal/000001/a.seg")); err != nil || string(got) != "a" {
+	if got, err := os.ReadFile(filepath.Join(dir, "wal/000001/a.seg")); err != nil || string(got) != "a" {
 		t.Errorf("the object on the volume: %q, %v", got, err)
 	}
 	if _, err := open("another secret"); err == nil {
 		t.Error("the store takes other keys than its own")
 	}
+}
+
+// startStore runs versitygw with the command and keys of the full profile, and
+// gives its address and the directory that is the bucket.
+func startStore(t *testing.T, p *types.Project) (endpoint, dir string) {
+	t.Helper()
+	store := p.Services["s3"]
+	path := program(t, "versitygw", "make bin/versitygw")
+	data, port := t.TempDir(), testenv.FreePort(t)
+	for _, v := range store.Volumes {
+		if rest, ok := strings.CutPrefix(v.Target, "/data/"); ok && v.Type == types.VolumeTypeVolume {
+			dir = filepath.Join(data, rest)
+		}
+	}
+	if dir == "" {
+		t.Fatalf("no volume below /data: %+v", store.Volumes)
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var args []string
+	for _, arg := range store.Command {
+		arg = strings.ReplaceAll(arg, "0.0.0.0:7070", fmt.Sprintf("127.0.0.1:%d", port))
+		if arg == "/data" {
+			arg = data
+		}
+		args = append(args, arg)
+	}
+	endpoint = fmt.Sprintf("http://127.0.0.1:%d", port)
+	startServer(t, answersHTTP(endpoint+"/health"), environment(store), path, args...)
+	return endpoint, dir
+}
+
+func environment(s types.ServiceConfig) []string {
+	var env []string
+	for k, v := range s.Environment {
+		env = append(env, k+"="+*v)
+	}
+	return env
 }

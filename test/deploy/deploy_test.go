@@ -32,6 +32,13 @@ func shipped(path ...string) string {
 // program that ends earlier fails the test with what it printed.
 func startServer(t *testing.T, answers func(context.Context) error, env []string, name string, args ...string) {
 	t.Helper()
+	launch(t, answers, env, name, args...)()
+}
+
+// launch is startServer that leaves the waiting to its caller, so that several
+// programs can start at once.
+func launch(t *testing.T, answers func(context.Context) error, env []string, name string, args ...string) (wait func()) {
+	t.Helper()
 	var out syncBuffer
 	cmd := exec.Command(name, args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -56,18 +63,19 @@ func startServer(t *testing.T, answers func(context.Context) error, env []string
 			t.Logf("%s printed:\n%s", name, out.String())
 		}
 	})
-	var err error
-	testenv.WaitFor(t, 30*time.Second, func() bool {
-		select {
-		case <-done:
-			t.Fatalf("%s %s ended at once:\n%s", name, strings.Join(args, " "), out.String())
-		default:
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		err = answers(ctx)
-		return err == nil
-	})
+	return func() {
+		t.Helper()
+		testenv.WaitFor(t, time.Minute, func() bool {
+			select {
+			case <-done:
+				t.Fatalf("%s %s ended at once:\n%s", name, strings.Join(args, " "), out.String())
+			default:
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			return answers(ctx) == nil
+		})
+	}
 }
 
 func answersHTTP(url string) func(context.Context) error {

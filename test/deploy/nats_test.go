@@ -13,10 +13,7 @@ import (
 // place are the test's own.
 func TestNATSConfiguration(t *testing.T) {
 	t.Parallel()
-	o, err := server.ProcessConfigFile(shipped("nats", "server.conf"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	o := natsOptions(t)
 	if o.MaxPayload != 8<<20 {
 		t.Errorf("max_payload: got %d, want %d", o.MaxPayload, 8<<20)
 	}
@@ -29,17 +26,7 @@ func TestNATSConfiguration(t *testing.T) {
 	if o.Port != 4222 || o.HTTPPort != 8222 {
 		t.Errorf("ports: got %d and %d, want 4222 and 8222", o.Port, o.HTTPPort)
 	}
-	o.Host, o.Port, o.HTTPHost, o.HTTPPort = "127.0.0.1", server.RANDOM_PORT, "127.0.0.1", server.RANDOM_PORT
-	o.StoreDir, o.NoSigs, o.NoLog = t.TempDir(), true, true
-	s, err := server.NewServer(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(30 * time.Second) {
-		t.Fatal("nats-server takes no connections")
-	}
+	s := startNATS(t, o)
 	nc, err := nats.Connect(s.ClientURL())
 	if err != nil {
 		t.Fatal(err)
@@ -69,4 +56,30 @@ func TestNATSConfiguration(t *testing.T) {
 	if err := answersHTTP("http://" + s.MonitorAddr().String() + "/healthz?js-enabled-only=true")(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// natsOptions reads the shipped configuration as nats-server does.
+func natsOptions(t *testing.T) *server.Options {
+	t.Helper()
+	o, err := server.ProcessConfigFile(shipped("nats", "server.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func startNATS(t *testing.T, o *server.Options) *server.Server {
+	t.Helper()
+	o.Host, o.Port, o.HTTPHost, o.HTTPPort = "127.0.0.1", server.RANDOM_PORT, "127.0.0.1", server.RANDOM_PORT
+	o.StoreDir, o.NoSigs, o.NoLog = t.TempDir(), true, true
+	s, err := server.NewServer(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(30 * time.Second) {
+		t.Fatal("nats-server takes no connections")
+	}
+	return s
 }
