@@ -22,9 +22,14 @@ const (
 	epochWait  = 5 * time.Second // a new epoch waits this long: longer than any older lease
 )
 
-// takeOver is how long an epoch may be opening before another process opens
-// the next one.
-const takeOver = 10 * time.Second
+// Who opens an epoch shows that it is alive by a lease of the index. A process
+// that waits takes over, with the next epoch, when it gets that lease; a
+// rebuild may thus take as long as it needs. takeOver bounds the wait all the
+// same: an index whose clock was stepped back keeps a dead opener's lease.
+const (
+	openLease = 3 * time.Second
+	takeOver  = time.Minute
+)
 
 // lease is this process's knowledge that its epoch is the newest.
 type lease struct {
@@ -209,10 +214,10 @@ func (e *Engine) checkFormat(ctx context.Context) error {
 //
 //	list epochs, ask the shards
 //	  all shards open in the newest, on the fenced server → join it
-//	  some shard opening in the newest → somebody is at it: wait, take over after 10 s
+//	  some shard opening in the newest → somebody is at it: wait, take over when it is dead
 //	  else                             → open the next (lost the race → wait likewise)
 func (e *Engine) join(ctx context.Context, force bool) error {
-	patience := takeOver + e.jitter(5*time.Second)
+	patience := takeOver + e.jitter(takeOver/2)
 	waited := map[uint64]time.Time{} // when an epoch was first seen opening
 	for {
 		from := time.Now()
@@ -242,14 +247,14 @@ func (e *Engine) join(ctx context.Context, force bool) error {
 			if !lost {
 				waited[newest] = from
 			}
-			if time.Since(waited[newest]) < patience {
+			if time.Since(waited[newest]) < patience && !e.openerDead(ctx, waited[newest]) {
 				if err := sleep(ctx, 100*time.Millisecond); err != nil {
 					return fmt.Errorf("%w: epoch %d is being opened by another process: %w", ErrRecovering, newest, err)
 				}
 				continue
 			}
 		}
-		switch err := e.openEpoch(ctx, newest+1, shards); {
+		switch err := e.openAlive(ctx, newest+1, shards); {
 		case err == nil:
 			force = false
 		case errors.Is(err, errLostRace):
@@ -259,6 +264,48 @@ func (e *Engine) join(ctx context.Context, force bool) error {
 			return fmt.Errorf("open epoch %d: %w", newest+1, err)
 		}
 	}
+}
+
+// openerDead tells whether nobody holds the opener's lease; then this process
+// does. A first start, or a wiped index, knows no lease: so the opener has a
+// while to take it.
+func (e *Engine) openerDead(ctx context.Context, since time.Time) bool {
+	if time.Since(since) < openLease {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, e.opts.IndexTimeout)
+	defer cancel()
+	mine, err := e.index.Acquire(ctx, 0, "open", e.writer, openLease)
+	return err == nil && mine
+}
+
+// openAlive opens an epoch and holds the opener's lease meanwhile.
+func (e *Engine) openAlive(ctx context.Context, n uint64, before []ShardEpoch) error {
+	if e.index.Exclusive() {
+		return e.openEpoch(ctx, n, before)
+	}
+	hold := func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, openLease/2)
+		defer cancel()
+		if _, err := e.index.Acquire(ctx, 0, "open", e.writer, openLease); err != nil {
+			e.opts.Hooks.trouble("hold the opener's lease", err) // at worst another process takes over
+		}
+	}
+	hold(ctx)
+	hctx, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for sleep(hctx, openLease/4) == nil {
+			hold(hctx)
+		}
+	})
+	err := e.openEpoch(ctx, n, before)
+	stop()
+	wg.Wait()
+	rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = e.index.Release(rctx, 0, "open", e.writer) // it would expire by itself
+	return err
 }
 
 func (e *Engine) epochs(ctx context.Context) ([]ShardEpoch, error) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -56,7 +57,7 @@ func (e *Engine) openEpoch(ctx context.Context, n uint64, before []ShardEpoch) e
 	}
 	h.recovering(n, "fence")
 	for s := range Shards {
-		if err := e.index.Fence(ctx, s, n); err != nil {
+		if err := e.insist(ctx, func() error { return e.index.Fence(ctx, s, n) }); err != nil {
 			return fmt.Errorf("fence shard %x: %w", s, err)
 		}
 	}
@@ -67,7 +68,11 @@ func (e *Engine) openEpoch(ctx context.Context, n uint64, before []ShardEpoch) e
 		}
 	}
 	h.recovering(n, "seal")
-	sealed, err := e.sealBelow(ctx, n)
+	var sealed map[uint64][]string
+	err := e.insist(ctx, func() (err error) {
+		sealed, err = e.sealBelow(ctx, n)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -78,30 +83,54 @@ func (e *Engine) openEpoch(ctx context.Context, n uint64, before []ShardEpoch) e
 	}
 	h.recovering(n, "open")
 	for s := range Shards {
-		if err := e.index.Open(ctx, s, n, floor); err != nil {
+		if err := e.insist(ctx, func() error { return e.index.Open(ctx, s, n, floor) }); err != nil {
 			return fmt.Errorf("open shard %x: %w", s, err)
 		}
 	}
 	return nil
 }
 
+// insist does a step of opening an epoch again until it succeeds: all steps may
+// be repeated, and giving up would cost everybody a take-over. It ends when
+// another process has opened a later epoch, when the error is one that stays,
+// or after insistFor.
+func (e *Engine) insist(ctx context.Context, step func() error) error {
+	end := time.Now().Add(insistFor)
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		err := step()
+		for _, stays := range []error{ErrEpoch, ErrDamaged, ErrInvalid, ErrClosed} {
+			if errors.Is(err, stays) {
+				return err
+			}
+		}
+		if err == nil || time.Now().After(end) || sleep(ctx, pause) != nil {
+			return err
+		}
+	}
+}
+
+// insistFor is how long a step of opening an epoch is tried.
+const insistFor = 30 * time.Second
+
 func (e *Engine) createEpoch(ctx context.Context, n uint64) error {
 	b, err := json.Marshal(epochObject{Epoch: n, Writer: e.writer, Created: time.Now().UTC().Format(time.RFC3339Nano)})
 	if err != nil {
 		return err
 	}
-	err = e.objects.Put(ctx, epochKey(n), b)
-	if errors.Is(err, ErrExists) {
-		// It may be our own, put by a try whose answer was lost.
-		if got, gerr := e.objects.Get(ctx, epochKey(n)); gerr != nil {
-			return fmt.Errorf("read epoch %d: %w", n, gerr)
-		} else if !bytes.Equal(got, b) {
-			return errLostRace
+	var got []byte
+	err = e.insist(ctx, func() error {
+		err := e.objects.Put(ctx, epochKey(n), b)
+		if errors.Is(err, ErrExists) {
+			// It may be our own, put by a try whose answer was lost.
+			got, err = e.objects.Get(ctx, epochKey(n))
 		}
-		return nil
-	}
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("create epoch %d: %w", n, err)
+	}
+	if got != nil && !bytes.Equal(got, b) {
+		return errLostRace
 	}
 	return nil
 }
@@ -123,7 +152,7 @@ func (e *Engine) sealBelow(ctx context.Context, n uint64) (map[uint64][]string, 
 		}
 	}
 	sealed := map[uint64][]string{}
-	for m := range exists {
+	for _, m := range slices.Sorted(maps.Keys(exists)) {
 		s, err := e.seal(ctx, m, n, seals[m])
 		if err != nil {
 			return nil, fmt.Errorf("seal epoch %d: %w", m, err)
@@ -175,7 +204,7 @@ func (e *Engine) restore(ctx context.Context, n uint64, before []ShardEpoch, sea
 	for s, b := range before {
 		saw(b.Mark.Unix())
 		if b.Empty || b.N == 0 { // a shard that was never fenced knows nothing
-			if err := e.adoptSnapshots(ctx, n, s, saw); err != nil {
+			if err := e.insist(ctx, func() error { return e.adoptSnapshots(ctx, n, s, saw) }); err != nil {
 				return 0, fmt.Errorf("adopt snapshots of shard %x: %w", s, err)
 			}
 		}
@@ -197,7 +226,7 @@ func (e *Engine) restore(ctx context.Context, n uint64, before []ShardEpoch, sea
 		return 0, err
 	}
 	for s := range Shards {
-		if err := e.restoreShard(ctx, n, s, shards[s]); err != nil {
+		if err := e.insist(ctx, func() error { return e.restoreShard(ctx, n, s, shards[s]) }); err != nil {
 			return 0, fmt.Errorf("restore shard %x: %w", s, err)
 		}
 	}
@@ -219,7 +248,7 @@ func (e *Engine) readSegments(ctx context.Context, keys []string, saw func(int64
 			return shards, fmt.Errorf("%w: in a seal: %w", ErrDamaged, err)
 		}
 		g.Go(func() error {
-			b, err := e.objects.Get(ctx, key)
+			b, err := e.getObject(ctx, key)
 			if errors.Is(err, ErrNotExist) {
 				return nil // collected: all its runs are in snapshots
 			}
