@@ -87,11 +87,16 @@ type pager struct {
 
 func (p *pager) full() bool { return len(p.items) >= p.limit }
 
-// frame passes the deltas of a run.
+// frame passes the deltas of a run, but for those that were passed before: packs
+// may overlap (two folds from one snapshot, both adopted by a rebuild), and a
+// fold may register more between the view and the list of snapshots.
 func (p *pager) frame(f *codec.Frame, ds []merge.Delta, outcomes []merge.Outcome) {
 	id := ""
 	for i, d := range ds {
 		v := versionOf(f.First).Add(i)
+		if !p.prev.Less(v) {
+			continue
+		}
 		if len(f.ID) == 1 {
 			id = f.ID[0].ID
 		} else if i < len(f.ID) {
@@ -122,7 +127,7 @@ func (e *Engine) logPacks(ctx context.Context, n uint64, catalog string, latest 
 			if p.full() {
 				return nil
 			}
-			p.prev = s.Start
+			p.prev = MaxVersion(p.prev, s.Start)
 			if err := e.logPack(ctx, catalog, s, p); err != nil {
 				return err
 			}
@@ -226,7 +231,7 @@ func (e *Engine) logLive(ctx context.Context, catalog string, v View, p *pager) 
 	if err != nil {
 		return fmt.Errorf("merge catalog %q: %w", catalog, err)
 	}
-	p.prev = v.Snapshot.Stop
+	p.prev = MaxVersion(p.prev, v.Snapshot.Stop)
 	at := 0
 	for i := range m.frames {
 		n := int(m.frames[i].N)
