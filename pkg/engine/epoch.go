@@ -25,7 +25,7 @@ const (
 // Who opens an epoch shows that it is alive by a lease of the index. A process
 // that waits takes over, with the next epoch, when it gets that lease; a
 // rebuild may thus take as long as it needs. takeOver bounds the wait all the
-// same: an index whose clock was stepped back keeps a dead opener's lease.
+// same.
 const (
 	openLease = 3 * time.Second
 	takeOver  = time.Minute
@@ -258,7 +258,12 @@ func (e *Engine) join(ctx context.Context, force bool) error {
 		case err == nil:
 			force = false
 		case errors.Is(err, errLostRace):
-			waited[newest+1] = time.Now()
+			if waited[newest+1].IsZero() {
+				waited[newest+1] = time.Now()
+			}
+			if err := sleep(ctx, 100*time.Millisecond); err != nil {
+				return fmt.Errorf("%w: epoch %d is being opened by another process: %w", ErrRecovering, newest+1, err)
+			}
 		case errors.Is(err, ErrEpoch): // somebody opened a later one meanwhile
 		default:
 			return fmt.Errorf("open epoch %d: %w", newest+1, err)
@@ -284,14 +289,18 @@ func (e *Engine) openAlive(ctx context.Context, n uint64, before []ShardEpoch) e
 	if e.index.Exclusive() {
 		return e.openEpoch(ctx, n, before)
 	}
-	hold := func(ctx context.Context) {
+	hold := func(ctx context.Context) (others bool) {
 		ctx, cancel := context.WithTimeout(ctx, openLease/2)
 		defer cancel()
-		if _, err := e.index.Acquire(ctx, 0, "open", e.writer, openLease); err != nil {
+		mine, err := e.index.Acquire(ctx, 0, "open", e.writer, openLease)
+		if err != nil {
 			e.opts.Hooks.trouble("hold the opener's lease", err) // at worst another process takes over
 		}
+		return err == nil && !mine
 	}
-	hold(ctx)
+	if hold(ctx) {
+		return errLostRace
+	}
 	hctx, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -64,7 +64,9 @@ type Event struct {
 // correctness never depends on them alone.
 type Leases interface {
 	// Acquire takes or renews the lease for ttl; false when another token holds
-	// it. The name is scoped by the shard.
+	// it. The name is scoped by the shard. All who want a name give the same ttl:
+	// a lease with more than that left is from before the index's clock was
+	// stepped back, and counts as expired.
 	Acquire(ctx context.Context, shard int, name, token string, ttl time.Duration) (bool, error)
 	// Release gives it up if the token holds it.
 	Release(ctx context.Context, shard int, name, token string) error

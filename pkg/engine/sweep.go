@@ -12,7 +12,7 @@ import (
 
 const (
 	sweepEvery     = time.Second
-	sweepLease     = 10 * time.Second
+	sweepLease     = 4 * time.Second // a dead sweeper is replaced well within the 15 s of I6
 	heartbeatLimit = 5 * time.Second // a writer without a heartbeat for so long is dead
 	sweepSlack     = 2 * time.Second // beyond PutTimeout
 )

@@ -32,7 +32,9 @@ func (x *Index) Acquire(ctx context.Context, shard int, name, token string, ttl 
 	s.soft.Lock()
 	defer s.soft.Unlock()
 	held, ok := s.leases[name]
-	if ok && held.token != token && now < held.expires {
+	// What would last longer than a new lease is from before the clock was stepped
+	// back: it counts as expired.
+	if left := held.expires - now; ok && held.token != token && left > 0 && left <= ttl.Milliseconds() {
 		return false, nil
 	}
 	if !ok {

@@ -27,7 +27,10 @@ func (x *Index) Acquire(ctx context.Context, shard int, name, token string, ttl 
 	if err != nil {
 		return false, err
 	}
-	if held, ok := s.leases[name]; ok && held.token != token && now.Before(held.expires) {
+	// A lease that would last longer than a new one is from before the clock was
+	// stepped back, perhaps by hours: it counts as expired.
+	held, ok := s.leases[name]
+	if left := held.expires.Sub(now); ok && held.token != token && left > 0 && left <= ttl {
 		return false, nil
 	}
 	s.leases[name] = lease{token: token, expires: now.Add(ttl)}
