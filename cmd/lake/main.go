@@ -25,6 +25,7 @@ type cli struct {
 	Get      getCmd      `cmd:"" help:"Print the document, or a part of it."`
 	Rm       rmCmd       `cmd:"" help:"Delete the document, or the member at a path; history stays."`
 	Log      logCmd      `cmd:"" help:"List the deltas of a catalog, with what they did."`
+	Outcome  outcomeCmd  `cmd:"" help:"Tell what became of a write, by its id."`
 	Ls       lsCmd       `cmd:"" help:"List catalogs."`
 	Watch    watchCmd    `cmd:"" help:"Follow changes as they are committed."`
 	Snapshot snapshotCmd `cmd:"" help:"Fold a catalog's deltas into a snapshot now."`

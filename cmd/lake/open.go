@@ -25,6 +25,7 @@ import (
 type store interface {
 	Write(ctx context.Context, req engine.WriteRequest) (engine.WriteResult, error)
 	Read(ctx context.Context, req engine.ReadRequest) (engine.ReadResult, error)
+	Outcome(ctx context.Context, req engine.OutcomeRequest) (engine.OutcomeResult, error)
 	Log(ctx context.Context, req engine.LogRequest) (engine.LogPage, error)
 	Catalogs(ctx context.Context, prefix, after string, limit int) ([]engine.CatalogInfo, error)
 	Fold(ctx context.Context, catalog string) (engine.FoldResult, error)

@@ -10,11 +10,15 @@ import (
 // writing is what put, patch and rm share.
 type writing struct {
 	target
-	Author string `help:"Who asks; kept in the history." placeholder:"NAME"`
+	Author    string          `help:"Who asks; kept in the history." placeholder:"NAME"`
+	ID        string          `name:"id" help:"Idempotency id: the same id has one effect in 24 h, however often it is sent."`
+	IfVersion *engine.Version `help:"Write only if this is the current version; 0_0: if it was never written." placeholder:"VERSION"`
+	IfAbsent  bool            `help:"Write only if there is no document."`
 }
 
 func (w *writing) write(ctx context.Context, s *streamsIO, req engine.WriteRequest) error {
 	req.Author = w.Author
+	req.WriteOptions = engine.WriteOptions{ID: w.ID, IfVersion: w.IfVersion, IfAbsent: w.IfAbsent}
 	return w.with(ctx, func(ctx context.Context, l store) error {
 		r, err := l.Write(ctx, req)
 		if err != nil {

@@ -263,6 +263,10 @@ func (g *gate) Write(ctx context.Context, _ engine.WriteRequest) (engine.WriteRe
 	return engine.WriteResult{Version: v, First: v, Count: 1}, g.pass(ctx)
 }
 
+func (g *gate) Outcome(context.Context, engine.OutcomeRequest) (engine.OutcomeResult, error) {
+	return engine.OutcomeResult{}, engine.ErrNotFound
+}
+
 func (g *gate) Read(ctx context.Context, _ engine.ReadRequest) (engine.ReadResult, error) {
 	return engine.ReadResult{Body: []byte(`1`), Version: engine.Version{Sec: 1_700_000_000, Seq: 1}}, g.pass(ctx)
 }

@@ -15,6 +15,11 @@ const (
 	schemaWrite = `{"type":"object","required":["version","first","count","duplicate"],"additionalProperties":false,"properties":{` +
 		`"version":` + versionSchema + `,"first":` + versionSchema + `,"count":{"type":"integer","minimum":1},"duplicate":{"type":"boolean"}}}`
 
+	schemaOutcomeRequest = `{"type":"object","required":["id"],"additionalProperties":false,"properties":{"id":{"type":"string","minLength":1,"maxLength":128}}}`
+
+	schemaOutcome = `{"type":"object","required":["state","version","first","count","duplicate"],"additionalProperties":false,"properties":{"state":{"enum":["committed","pending"]},` +
+		`"version":` + versionSchema + `,"first":` + versionSchema + `,"count":{"type":"integer","minimum":0},"duplicate":{"type":"boolean"}}}`
+
 	schemaLogRequest = `{"type":"object","additionalProperties":false,"properties":{` +
 		`"after":` + versionSchema + `,"limit":{"type":"integer","minimum":1,"maximum":1000},"order":{"const":"asc"}}}`
 

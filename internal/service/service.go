@@ -120,7 +120,8 @@ type door struct {
 	description string
 	ready       func() error // nil when a request would be answered
 	endpoints   []*endpoint
-	listening   chan struct{} // closed when requests come in
+	listening   chan struct{}  // closed when requests come in
+	faults      zerolog.Logger // of our own errors, sampled: a damaged catalog may be asked for a thousand times a second
 	started     atomic.Bool
 
 	pool     pond.Pool
@@ -129,7 +130,8 @@ type door struct {
 }
 
 func newDoor(c Config, name, description string, ready func() error) *door {
-	return &door{Config: c, name: name, description: description, ready: ready, listening: make(chan struct{})}
+	return &door{Config: c, name: name, description: description, ready: ready, listening: make(chan struct{}),
+		faults: c.Log.Sample(&zerolog.BurstSampler{Burst: 100, Period: 10 * time.Second})}
 }
 
 // add gives the door an endpoint.

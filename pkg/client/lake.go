@@ -17,7 +17,8 @@ import (
 )
 
 // Write commits one delta; see engine.Engine.Write. Where no answer came the
-// error is engine.ErrUnknown, without an id to ask with.
+// error is engine.ErrUnknown; with an id of the caller's own the write can be
+// repeated or asked for (Outcome), without one it cannot.
 func (c *Client) Write(ctx context.Context, req engine.WriteRequest) (engine.WriteResult, error) {
 	if err := engine.ValidateCatalog(req.Catalog); err != nil {
 		return engine.WriteResult{}, err
@@ -45,7 +46,13 @@ func (c *Client) Write(ctx context.Context, req engine.WriteRequest) (engine.Wri
 		}
 		h[events.HeaderAuthor] = []string{req.Author}
 	}
+	if err := setWriteOptions(h, req.WriteOptions); err != nil {
+		return engine.WriteResult{}, err
+	}
 	msg, err := c.ask(ctx, c.subjects.Write(req.Catalog), h, req.Body, true)
+	if err != nil && req.ID != "" && errors.Is(err, engine.ErrUnknown) {
+		return engine.WriteResult{}, &engine.UnknownError{ID: req.ID, Err: err}
+	}
 	if err != nil {
 		return engine.WriteResult{}, err
 	}
@@ -54,6 +61,39 @@ func (c *Client) Write(ctx context.Context, req engine.WriteRequest) (engine.Wri
 		return engine.WriteResult{}, fmt.Errorf("%w: %w", engine.ErrUnknown, err)
 	}
 	return res, nil
+}
+
+func setWriteOptions(h nats.Header, o engine.WriteOptions) error {
+	if o.IfVersion != nil {
+		h[events.HeaderIfVersion] = []string{o.IfVersion.String()}
+	}
+	if o.IfAbsent {
+		h[events.HeaderIfAbsent] = []string{"1"}
+	}
+	if o.ID != "" {
+		if err := checkValue("id", o.ID); err != nil {
+			return err
+		}
+		h[events.HeaderMsgID] = []string{o.ID}
+	}
+	return nil
+}
+
+// Outcome tells what became of a write by its id; see engine.Engine.Outcome.
+func (c *Client) Outcome(ctx context.Context, req engine.OutcomeRequest) (engine.OutcomeResult, error) {
+	if err := engine.ValidateCatalog(req.Catalog); err != nil {
+		return engine.OutcomeResult{}, err
+	}
+	body, err := json.Marshal(req)
+	if err != nil {
+		return engine.OutcomeResult{}, err
+	}
+	msg, err := c.ask(ctx, c.subjects.Outcome(req.Catalog), nil, body, false)
+	if err != nil {
+		return engine.OutcomeResult{}, err
+	}
+	var res engine.OutcomeResult
+	return res, decode(msg, &res)
 }
 
 // Read reads the current document, or a part of it; see engine.Engine.Read.

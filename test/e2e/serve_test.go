@@ -79,10 +79,19 @@ func TestCommandLine(t *testing.T) {
 	if got := strings.Count(lake(t, at("log", "c", "--json")...), "\n"); got != 3 {
 		t.Errorf("log: %d lines, want 3", got)
 	}
+	once := at("patch", "c", "/", `{"once":1}`, "--id", "job-7")
+	first := lake(t, once...)
+	if again := lake(t, once...); again != first {
+		t.Errorf("the same id again: got %s, want %s", again, first)
+	}
+	if got := lake(t, at("outcome", "c", "job-7")...); got != "committed "+first {
+		t.Errorf("outcome: got %s, want committed %s", got, first)
+	}
+	lake(t, at("rm", "c", "/once", "--if-version", strings.TrimSpace(first))...)
 	if got := lake(t, at("ls", "--json")...); !strings.Contains(got, `"catalog":"c"`) {
 		t.Errorf("ls: %s", got)
 	}
-	if got := lake(t, at("snapshot", "c")...); !strings.Contains(got, "3 deltas folded") {
+	if got := lake(t, at("snapshot", "c")...); !strings.Contains(got, "5 deltas folded") {
 		t.Errorf("snapshot: %s", got)
 	}
 	if got := lake(t, at("watch", "c", "--from-start", "--count", "1", "--json")...); !strings.Contains(got, `"kind":"committed"`) {
@@ -103,6 +112,9 @@ func TestCommandLine(t *testing.T) {
 		{at("get", "never"), 3, "never"},
 		{at("put", "c", "/user-name", "1"), 2, "user-name"},
 		{at("put", "c", "/", "{"), 2, "JSON"},
+		{at("put", "c", "/", "{}", "--if-version", "0_0"), 4, "current version"},
+		{at("put", "c", "/", "{}", "--if-absent"), 4, "there is a document"},
+		{at("patch", "c", "/", `{"once":2}`, "--id", "job-7"), 2, "take a new id"},
 		{[]string{"get", "c", "--lake", "nats://127.0.0.1:1"}, 6, "is `lake serve` running?"},
 		{[]string{"serve", "--no-such-flag"}, 2, "--no-such-flag"},
 		{[]string{"serve", "--nats-listen", "0.0.0.0:4222", "--data", t.TempDir(), "--ops-listen", ""}, 2, "--insecure"},
