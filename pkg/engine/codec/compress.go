@@ -2,38 +2,49 @@ package codec
 
 import (
 	"fmt"
-	"sync"
+	"runtime"
 
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
 )
 
-// An encoder or decoder of zstd holds hundreds of kilobytes of tables, so they are
-// kept. Each runs one call at a time and starts no goroutine. S2 keeps its own.
+// zstdAtOnce is how many compressions, and decompressions, of zstd run side by
+// side; each keeps hundreds of kilobytes of tables, and more would wait for a
+// processor anyway. S2 keeps its own.
+var zstdAtOnce = min(runtime.GOMAXPROCS(0), 8)
+
+// One encoder and one decoder for everybody, made complete when the program
+// starts. They hand out their workers by a channel: a channel that is made by the
+// first caller would belong to that caller's testing/synctest bubble.
 var (
-	encoders = sync.Pool{New: func() any {
-		e, err := zstd.NewWriter(nil,
-			zstd.WithEncoderLevel(zstd.SpeedFastest),
-			zstd.WithEncoderConcurrency(1),
-			zstd.WithEncoderCRC(false), // the frame has its own
-			zstd.WithLowerEncoderMem(true))
-		if err != nil {
-			panic(err) // constant options
-		}
-		return e
-	}}
-	decoders = sync.Pool{New: func() any {
-		d, err := zstd.NewReader(nil,
-			zstd.WithDecoderConcurrency(1),
-			zstd.WithDecoderLowmem(true),
-			zstd.WithDecodeAllCapLimit(true), // the ceiling is the buffer handed in
-			zstd.WithDecoderMaxWindow(maxStored))
-		if err != nil {
-			panic(err) // constant options
-		}
-		return d
-	}}
+	encoder = newEncoder()
+	decoder = newDecoder()
 )
+
+func newEncoder() *zstd.Encoder {
+	e, err := zstd.NewWriter(nil,
+		zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithEncoderConcurrency(zstdAtOnce),
+		zstd.WithEncoderCRC(false), // the frame has its own
+		zstd.WithLowerEncoderMem(true))
+	if err != nil {
+		panic(err) // constant options
+	}
+	e.EncodeAll(nil, nil) // makes the channel
+	return e
+}
+
+func newDecoder() *zstd.Decoder {
+	d, err := zstd.NewReader(nil,
+		zstd.WithDecoderConcurrency(zstdAtOnce),
+		zstd.WithDecoderLowmem(true),
+		zstd.WithDecodeAllCapLimit(true), // the ceiling is the buffer handed in
+		zstd.WithDecoderMaxWindow(maxStored))
+	if err != nil {
+		panic(err) // constant options
+	}
+	return d
+}
 
 // compress appends p, compressed, to dst. It returns dst as it was and None when
 // that would not be smaller.
@@ -48,9 +59,7 @@ func compress(dst, p []byte, c Compression) ([]byte, Compression) {
 			return append(dst, out...), S2
 		}
 	case Zstd:
-		e := encoders.Get().(*zstd.Encoder)
-		out := e.EncodeAll(p, dst)
-		encoders.Put(e)
+		out := encoder.EncodeAll(p, dst)
 		if len(out)-start < len(p) {
 			return out, Zstd
 		}
@@ -79,9 +88,7 @@ func decompress(p []byte, size uint64, c Compression) ([]byte, error) {
 		if err := h.Decode(p); err != nil || !h.HasFCS || h.FrameContentSize != size {
 			return nil, fmt.Errorf("payload is not %d bytes of zstd: %w", size, ErrDamaged)
 		}
-		d := decoders.Get().(*zstd.Decoder)
-		out, err := d.DecodeAll(p, make([]byte, 0, size))
-		decoders.Put(d)
+		out, err := decoder.DecodeAll(p, make([]byte, 0, size))
 		if err != nil {
 			return nil, fmt.Errorf("zstd payload: %w: %w", err, ErrDamaged)
 		}
