@@ -41,8 +41,14 @@
 //	commit      the plan says committed: the answer, nothing is written
 //	rollback    only open runs are decided
 //	fold        the snapshot is registered: nothing but a rest of trimming
-//	restore     runs at or below their catalog's head are passed over
+//	restore     runs at or below their catalog's head are passed over, receipts of ids
+//	            are put again
 //	fence, open compare the epoch first
+//
+// An idempotency id is a key of its own: pending, without expiry, from the
+// pre-commit on; the receipt for 24 hours from the commit on; gone with a
+// roll-back. A pre-commit that comes twice gets its plan again; a run that was not
+// reserved, for whatever reason, is told to try again unless its id is known.
 //
 // A plan stays, as the receipt, for ten minutes after its last decision; it does
 // not expire before.
