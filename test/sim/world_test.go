@@ -1,0 +1,505 @@
+package sim
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jsonlake/lake/pkg/engine"
+	"github.com/jsonlake/lake/pkg/engine/memory"
+)
+
+// world is one history: a bucket, the index servers that there were, the
+// processes, the clients, and what was seen.
+type world struct {
+	*scheduler
+	seed uint64
+	mix  mix
+	off  string // the defence that is switched off, "" for none
+
+	bucket   *memory.Objects
+	written  map[string]bool
+	primary  *server
+	assigned []*server // by slot
+	procs    []*process
+	lives    int
+	graves   int // engines being opened or closed
+	respawn  bool
+	healed   bool
+	opened   map[uint64]bool // epochs that somebody worked in
+	offset   time.Duration   // of the index's clock
+	faults   int
+	healing  time.Duration // how long it took until nothing was stuck
+
+	clients   int // still at work
+	ops       []*op
+	last      map[string]*final // what a lake without faults showed in the end
+	rebuilt   map[string]*final // and one that was rebuilt
+	published map[string]*stream
+
+	counters   counters
+	violations []violation
+}
+
+type violation struct{ what, text string }
+
+func (w *world) violate(what, format string, args ...any) {
+	v := violation{what, fmt.Sprintf(format, args...)}
+	w.note(0, "VIOLATION", v.what+": "+v.text, nil)
+	w.violations = append(w.violations, v)
+}
+
+// counters of what happened, over histories too.
+type counters struct {
+	mu sync.Mutex
+	n  map[string]int
+}
+
+func (c *counters) add(what string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n == nil {
+		c.n = map[string]int{}
+	}
+	c.n[what]++
+}
+
+func (c *counters) merge(o *counters) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n == nil {
+		c.n = map[string]int{}
+	}
+	for k, n := range o.n {
+		c.n[k] += n
+	}
+}
+
+func newWorld(seed uint64, m mix, off string, trace func(string)) *world {
+	w := &world{
+		scheduler: newScheduler(seed), seed: seed, mix: m, off: off, bucket: memory.NewObjects(), written: map[string]bool{},
+		opened: map[uint64]bool{}, respawn: true, published: map[string]*stream{},
+	}
+	w.trace = trace
+	w.primary = w.newServer(memory.NewIndex(memory.Options{Clock: func() time.Time { return time.Now().Add(w.offset) }}))
+	_ = w.primary.SetEvents(context.Background(), true)
+	w.assigned = slices.Repeat([]*server{w.primary}, m.Processes)
+	w.procs = make([]*process, m.Processes)
+	return w
+}
+
+func (w *world) newServer(x *memory.Index) *server {
+	w.count++
+	return &server{name: fmt.Sprint(w.count), alive: true, mem: x, backend: ablate(w, x)}
+}
+
+func (w *world) connect(slot int) *server { return w.assigned[slot] }
+
+// landed looks at calls of the index as they are done.
+func (w *world) landed(c *call, ans any, err error) {
+	switch c.op {
+	case "Commit":
+		for _, r := range asCommitted(ans) {
+			switch r.State {
+			case engine.RunWaiting:
+				w.counters.add("run waited its turn")
+			case engine.RunGone:
+				w.counters.add("run gone")
+			}
+		}
+	}
+	if errors.Is(err, engine.ErrEpoch) {
+		w.counters.add("refused by epoch: " + c.op)
+	}
+}
+
+func asCommitted(ans any) []engine.Committed {
+	list, _ := ans.([]engine.Committed)
+	return list
+}
+
+// --- what goes wrong
+
+func (w *world) schedule() {
+	m := &w.mix
+	when := func() time.Duration { return w.between(time.Second, m.Horizon) }
+	slot := func() int { return w.rnd.IntN(m.Processes) }
+	for range m.Kills {
+		w.at(when(), "kill", func() {
+			s := slot()
+			w.restart(s, w.between(50*time.Millisecond, 8*time.Second), bootMode{})
+		})
+	}
+	for range m.Forced {
+		w.at(when(), "forced", func() { w.restart(slot(), time.Second, bootMode{newEpoch: true}) })
+	}
+	for range m.Pauses {
+		w.at(when(), "pause", func() {
+			d := w.between(time.Second, 5*time.Second)
+			if w.chance(0.5) {
+				d = w.between(4*time.Second, 30*time.Second)
+			}
+			if p := w.procs[slot()]; p != nil && !w.healed {
+				w.faults++
+				w.pause(p, d)
+			}
+		})
+	}
+	for range m.Steps {
+		w.at(when(), "clock", func() {
+			d := w.between(time.Second, 20*time.Second)
+			if w.chance(0.4) {
+				d = w.between(time.Minute, time.Hour)
+			}
+			if w.chance(0.5) {
+				d = -d
+			}
+			w.faults++
+			w.offset += d
+			w.note(0, "clock", d.String(), nil)
+		})
+	}
+	for range m.Outages {
+		w.at(when(), "outage", func() {
+			side, d := "index", w.between(time.Second, 9*time.Second)
+			if w.chance(0.5) {
+				side = "bucket"
+			}
+			everybody, s := w.chance(0.4), slot()
+			w.note(0, "outage", fmt.Sprint(side, " ", d, " ", s, " ", everybody), nil)
+			for i, p := range w.procs {
+				if p != nil && (everybody || i == s) {
+					p.cut[side] = w.now() + d
+				}
+			}
+		})
+	}
+	for range m.Wipes {
+		w.at(when(), "wipe", func() {
+			w.faults++
+			w.note(0, "wipe", "", nil)
+			x := memory.NewIndex(memory.Options{Clock: func() time.Time { return time.Now().Add(w.offset) }})
+			w.replace(x, 0)
+		})
+	}
+	for range m.Tails {
+		w.at(when(), "backup", func() {
+			lag := w.between(50*time.Millisecond, 2*time.Second)
+			if w.chance(0.3) {
+				lag = w.between(2*time.Second, 25*time.Second)
+			}
+			old := w.primary.mem.Clone()
+			w.at(lag, "restart without the tail", func() {
+				w.faults++
+				w.note(0, "tail lost", lag.String(), nil)
+				w.replace(old, 0)
+			})
+		})
+	}
+	for range m.Splits {
+		w.at(when(), "replica lags", func() {
+			lag := w.between(0, time.Second)
+			if w.chance(0.3) {
+				lag = w.between(time.Second, 8*time.Second)
+			}
+			old := w.primary.mem.Clone()
+			w.at(lag, "promote", func() {
+				w.faults++
+				w.note(0, "replica promoted", lag.String(), nil)
+				w.replace(old, w.between(time.Second, w.mix.SplitFor))
+			})
+		})
+	}
+}
+
+// replace makes x the index. Within moving, each process finds it at a time of
+// its own, and the old one answers until then; 0: at once, the old one is dead.
+func (w *world) replace(x *memory.Index, moving time.Duration) {
+	old, fresh := w.primary, w.newServer(x)
+	w.primary = fresh
+	if w.healed || moving == 0 {
+		old.alive = false
+		for i := range w.assigned {
+			w.assigned[i].alive = false
+			w.assign(i, fresh)
+		}
+		return
+	}
+	if w.off == "replid" {
+		sameServer(fresh)
+	}
+	for i := range w.assigned {
+		d := time.Duration(0)
+		if w.chance(0.7) {
+			d = w.between(0, moving)
+		}
+		w.at(d, "move", func() {
+			if w.primary == fresh {
+				w.assign(i, fresh)
+			}
+		})
+	}
+	w.at(moving, "old primary dies", func() { old.alive = false })
+}
+
+func (w *world) assign(slot int, s *server) {
+	w.assigned[slot] = s
+	if p := w.procs[slot]; p != nil {
+		p.server = s
+	}
+}
+
+func (w *world) restart(slot int, after time.Duration, mode bootMode) {
+	p := w.procs[slot]
+	if p == nil || p.dead.Load() || w.healed {
+		return
+	}
+	w.faults++
+	w.kill(p)
+	w.again(slot, after, mode)
+}
+
+func (w *world) fixEvents() { heap.Init(&w.events) }
+
+// heal ends all faults: whatever is on its way arrives, whoever is dead comes
+// back.
+func (w *world) heal() {
+	w.healed = true
+	w.note(0, "heal", "", nil)
+	now := w.now()
+	for _, e := range w.events {
+		switch e.why {
+		case "land", "land again", "second reply", "lost request", "lost reply", "reply", "refuse", "respawn", "move", "old primary dies", "late reply":
+			e.at = min(e.at, now+w.between(0, 100*time.Millisecond))
+		}
+	}
+	w.events = slices.DeleteFunc(w.events, func(e *event) bool {
+		switch e.why {
+		case "kill", "forced", "pause", "clock", "outage", "wipe", "backup", "restart without the tail", "replica lags", "promote":
+			return true
+		}
+		return false
+	})
+	w.fixEvents()
+	for i := range w.assigned {
+		w.assign(i, w.primary)
+	}
+	for _, p := range w.procs {
+		w.resume(p)
+	}
+}
+
+// --- a history
+
+// play runs a history from an empty lake to its end and checks it.
+func (w *world) play() {
+	w.schedule()
+	for i := range w.procs {
+		w.boot(i, bootMode{})
+	}
+	w.load()
+	w.relay()
+	w.run(w.mix.Horizon+20*time.Second, func() bool { return w.clients == 0 && w.now() > w.mix.Horizon })
+	w.clients = -1 << 20 // nobody begins anything any more
+	if w.mix.Live {
+		w.heal()
+		w.live()
+	}
+	w.respawn = false
+	for _, p := range w.procs {
+		w.kill(p)
+	}
+	w.run(time.Minute, func() bool { return w.graves == 0 })
+	w.finale()
+	for _, p := range w.procs {
+		if p != nil {
+			w.kill(p)
+		}
+	}
+	w.events = nil
+	w.run(time.Hour, func() bool { return w.graves == 0 })
+	if len(w.violations) == 0 || w.off == "" {
+		w.check()
+	}
+}
+
+// i6 is how soon after the last fault nothing may be undecided.
+const i6 = 15 * time.Second
+
+// live demands progress of a lake without faults.
+func (w *world) live() {
+	from := w.now()
+	w.run(300*time.Millisecond, func() bool { return false }) // what is on its way arrives
+	var why string
+	quiet := func() bool {
+		why = w.unsettled()
+		return why == ""
+	}
+	if !w.run(90*time.Second, every(w, 250*time.Millisecond, quiet)) {
+		w.violate("stuck", "90 s after the last fault: %s", why)
+		return
+	}
+	w.healing = w.now() - from
+	if w.healing > i6 {
+		w.violate("I6", "it took %v after the last fault until nothing was undecided", w.healing)
+	}
+	// Everybody can write and read.
+	var ops []*op
+	for slot := range w.procs {
+		for c := range w.mix.Catalogs {
+			w.at(w.about(time.Millisecond), "progress", func() {
+				if o := w.write(900+slot, slot, w.catalog(c), 10*time.Second); o != nil {
+					ops = append(ops, o)
+				}
+			})
+		}
+	}
+	want := w.mix.Processes * w.mix.Catalogs
+	w.run(20*time.Second, func() bool { return len(ops) == want && !slices.ContainsFunc(ops, func(o *op) bool { return !o.over }) })
+	if len(ops) < want {
+		w.violate("progress", "%d of %d writes could begin", len(ops), want)
+	}
+	for _, o := range ops {
+		if o.state != acked {
+			w.violate("progress", "a write without faults: %s: %v", o.state, o.err)
+		}
+	}
+	w.last = w.collect(w.procs[0])
+}
+
+// unsettled says why the lake is not at rest, "" if it is.
+func (w *world) unsettled() string {
+	for i, p := range w.procs {
+		switch {
+		case p == nil || p.dead.Load() || p.engine == nil:
+			return fmt.Sprintf("process %d does not run", i)
+		case p.engine.Ready() != nil:
+			return fmt.Sprintf("process %d: %v", i, p.engine.Ready())
+		}
+	}
+	for _, o := range w.ops {
+		if !o.over {
+			return fmt.Sprintf("%s of %s is not answered", o.kind, o.catalog)
+		}
+	}
+	epoch := w.procs[0].engine.Epoch()
+	stuck, err := w.primary.Stuck(context.Background(), epoch)
+	if err != nil {
+		return err.Error()
+	}
+	if len(stuck) > 0 {
+		return fmt.Sprintf("%d segments undecided, the oldest %s since %v, now %v", len(stuck), stuck[0].Segment.Key(), stuck[0].Since, stuck[0].Now)
+	}
+	return ""
+}
+
+// every makes a condition of the scheduler that is asked now and then.
+func every(w *world, d time.Duration, cond func() bool) func() bool {
+	next, tick := w.now(), func() {}
+	tick = func() {
+		if next <= w.now() {
+			w.at(d, "look", func() { tick() })
+		}
+	}
+	w.at(d, "look", func() { tick() })
+	return func() bool {
+		if w.now() < next {
+			return false
+		}
+		next = w.now() + d
+		return cond()
+	}
+}
+
+// finale wipes the index and looks at what a fresh lake makes of the bucket.
+func (w *world) finale() {
+	w.healed = true
+	x := memory.NewIndex(memory.Options{Clock: func() time.Time { return time.Now().Add(w.offset) }})
+	_ = x.SetEvents(context.Background(), true)
+	w.replace(x, 0)
+	p := w.boot(0, bootMode{})
+	for i := 1; i < len(w.procs); i++ {
+		w.procs[i] = nil
+	}
+	if !w.run(2*time.Minute, func() bool { return p.engine != nil || p.dead.Load() }) || p.engine == nil {
+		w.violate("rebuild", "a fresh engine does not open the lake")
+		return
+	}
+	w.rebuilt = w.collect(p)
+	w.drainEvents(p)
+}
+
+// final is what a lake shows of a catalog.
+type final struct {
+	version engine.Version
+	body    string
+	absent  bool
+	log     []engine.LogEntry
+}
+
+// collect reads every catalog and its log.
+func (w *world) collect(p *process) map[string]*final {
+	all := map[string]*final{}
+	done := false
+	var failed error
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		for c := range w.mix.Catalogs {
+			name := w.catalog(c)
+			f := &final{}
+			l := p.engine.List(ctx, name)
+			body, err := engine.ReadBytes(ctx, l)
+			f.version, f.body, f.absent = l.Version, string(body), errors.Is(err, engine.ErrNotFound)
+			if err != nil && !f.absent {
+				failed = errors.Join(failed, err)
+			}
+			if f.log, err = wholeLog(ctx, p.engine, name, 7); err != nil {
+				failed = errors.Join(failed, err)
+			}
+			all[name] = f
+		}
+		w.arrive(arrival{who: p.who, op: "collected", do: func() { done = true }})
+	}()
+	w.run(2*time.Minute, func() bool { return done })
+	if failed != nil || !done {
+		w.violate("read", "a lake without faults cannot be read: %v", failed)
+	}
+	return all
+}
+
+func wholeLog(ctx context.Context, e *engine.Engine, catalog string, page int) ([]engine.LogEntry, error) {
+	var all []engine.LogEntry
+	var after engine.Version
+	for {
+		p, err := e.Log(ctx, engine.LogRequest{Catalog: catalog, After: after, Limit: page})
+		if errors.Is(err, engine.ErrNotFound) {
+			return all, nil
+		}
+		if err != nil {
+			return all, err
+		}
+		all = append(all, p.Items...)
+		if p.Next == nil {
+			return all, nil
+		}
+		after = *p.Next
+	}
+}
+
+func (w *world) catalog(i int) string { return fmt.Sprintf("c%d", i) }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+func clip(s string) string {
+	if len(s) > 300 {
+		return s[:300] + "…"
+	}
+	return strings.TrimSpace(s)
+}
