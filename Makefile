@@ -89,3 +89,16 @@ bin/nats:
 	$(call install,github.com/nats-io/natscli/nats,$(NATS_CLI))
 bin/nats-server:
 	$(call install,github.com/nats-io/nats-server/v2,$(NATS_SERVER))
+
+# --- simulation
+
+SEEDS ?= 2000
+
+.PHONY: sim
+sim: ## SEEDS simulated histories (default 2000) of the real engine under faults
+	$(GO) test ./test/sim -run 'TestSim|TestKept|TestReproducible' -count=1 -timeout 60m -v -sim.seeds $(SEEDS) \
+	  -sim.rare $$(( $(SEEDS) >= 20000 ? 100 : 0 )) | grep -vE '^=== '
+
+.PHONY: ablate
+ablate: ## each defence of the protocol switched off: the checker must notice
+	$(GO) test ./test/sim -run TestAblations -count=1 -timeout 60m -v -sim.within 500 | grep -vE '^=== '

@@ -32,7 +32,6 @@ type odds struct {
 	Lost, Reply, Twice, Late float64
 }
 
-
 func drawMix(seed uint64, kind string) mix {
 	r := rand.New(rand.NewPCG(seed, 0xd1ce))
 	one := func(p float64) int {
