@@ -73,7 +73,9 @@ func (h *health) serve(ctx context.Context, l net.Listener, reg prometheus.Gathe
 		if err := s.Shutdown(sctx); err != nil {
 			_ = s.Close()
 		}
-		<-done
+		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("operations port: %w", err)
+		}
 		return nil
 	}
 }

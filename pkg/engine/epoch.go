@@ -128,7 +128,7 @@ func (e *Engine) keepLease(ctx context.Context) {
 		for e.lease.epoch() == 0 && ctx.Err() == nil {
 			if err := e.join(ctx, false); err != nil && ctx.Err() == nil {
 				e.opts.Hooks.trouble("join the lake", err)
-				sleep(ctx, 200*time.Millisecond+e.jitter(300*time.Millisecond))
+				_ = sleep(ctx, 200*time.Millisecond+e.jitter(300*time.Millisecond)) // the loop looks at ctx
 			}
 		}
 	}
@@ -219,6 +219,7 @@ func (e *Engine) checkFormat(ctx context.Context) error {
 func (e *Engine) join(ctx context.Context, force bool) error {
 	patience := takeOver + e.jitter(takeOver/2)
 	waited := map[uint64]time.Time{} // when an epoch was first seen opening
+	failed := uint64(0)              // the epoch that this process could not open: nobody is at it
 	for {
 		from := time.Now()
 		newest, err := e.newestEpoch(ctx)
@@ -243,7 +244,7 @@ func (e *Engine) join(ctx context.Context, force bool) error {
 			_, err := e.index.Heartbeat(ctx, newest, e.writer) // before the first write: a writer without heartbeat is swept
 			return err
 		}
-		if _, lost := waited[newest]; (opening || lost) && !e.index.Exclusive() {
+		if _, lost := waited[newest]; (opening || lost) && newest != failed && !e.index.Exclusive() {
 			if !lost {
 				waited[newest] = from
 			}
@@ -264,7 +265,8 @@ func (e *Engine) join(ctx context.Context, force bool) error {
 			if err := sleep(ctx, 100*time.Millisecond); err != nil {
 				return fmt.Errorf("%w: epoch %d is being opened by another process: %w", ErrRecovering, newest+1, err)
 			}
-		case errors.Is(err, ErrEpoch): // somebody opened a later one meanwhile
+		case errors.Is(err, ErrEpoch): // somebody opened a later one meanwhile, or the index was replaced
+			failed = newest + 1
 		default:
 			return fmt.Errorf("open epoch %d: %w", newest+1, err)
 		}

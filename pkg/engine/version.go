@@ -174,7 +174,4 @@ func MaxVersion(v, w Version) Version {
 	return v
 }
 
-// secondOf is the version before every version of t's second.
-func secondOf(t time.Time) Version { return Version{Sec: t.Unix()} }
-
 var _ fmt.Stringer = Version{}

@@ -34,7 +34,7 @@ func image(t *testing.T) string {
 		})
 	}
 	programs.Do(func() {
-		programs.dir, programs.err = os.MkdirTemp("", "lake-deploy")
+		programs.dir, programs.err = os.MkdirTemp("", "lake-deploy") //nolint:usetesting // outlives the test that builds them
 		if programs.err != nil {
 			return
 		}

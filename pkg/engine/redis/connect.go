@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -35,7 +36,7 @@ func (x *Index) onConnect(ctx context.Context, c *redis.Conn) error {
 	for s, cmd := range epochs {
 		recorded, err := cmd.Result()
 		switch {
-		case err == redis.Nil:
+		case errors.Is(err, redis.Nil):
 			continue // never fenced: scripts answer EPOCH
 		case err != nil && (redis.HasErrorPrefix(err, "MOVED") || redis.HasErrorPrefix(err, "ASK") || redis.HasErrorPrefix(err, "CLUSTERDOWN")):
 			continue // another node of the cluster has this shard

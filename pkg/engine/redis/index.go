@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -100,7 +101,7 @@ func (x *Index) Close() error {
 	for i := range x.views {
 		x.views[i].close()
 	}
-	if err != nil && err != redis.ErrClosed {
+	if err != nil && !errors.Is(err, redis.ErrClosed) {
 		return fmt.Errorf("close the index: %w", err)
 	}
 	return nil
