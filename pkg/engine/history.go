@@ -118,7 +118,7 @@ func (e *Engine) logPacks(ctx context.Context, n uint64, catalog string, latest 
 		snaps, err := e.index.Snapshots(ctx, n, catalog, after, packs)
 		if err != nil {
 			e.sawEpoch(n, err)
-			return fmt.Errorf("list snapshots of %q: %w", catalog, err)
+			return unavailable(fmt.Errorf("list snapshots of %q: %w", catalog, err))
 		}
 		if len(snaps) == 0 {
 			return nil
@@ -159,7 +159,7 @@ func (e *Engine) packFrames(ctx context.Context, catalog string, s Snapshot, pas
 	key := PackKey(catalog, s.Start, s.Stop)
 	b, err := e.objects.Get(ctx, key)
 	if err != nil {
-		return fmt.Errorf("get %s: %w", key, err)
+		return unavailable(fmt.Errorf("get %s: %w", key, err))
 	}
 	for f, err := range codec.Frames(b, codec.Options{MaxPayload: maxFramePayload}) {
 		if err != nil {
@@ -203,7 +203,7 @@ func (e *Engine) findID(ctx context.Context, catalog, id string) (first Version,
 	for !found && after.Less(v.Snapshot.Stop) {
 		snaps, err := e.index.Snapshots(ctx, epoch, catalog, after, maxPage)
 		if err != nil {
-			return Version{}, 0, fmt.Errorf("list snapshots of %q: %w", catalog, err)
+			return Version{}, 0, unavailable(fmt.Errorf("list snapshots of %q: %w", catalog, err))
 		}
 		for _, s := range snaps {
 			if err := e.packFrames(ctx, catalog, s, look); err != nil {

@@ -160,7 +160,7 @@ func (e *Engine) view(ctx context.Context, n uint64, catalog string, after Versi
 		if e.sawEpoch(n, err) {
 			return v, fmt.Errorf("%w: %w", ErrRecovering, err)
 		}
-		return v, fmt.Errorf("view of catalog %q: %w", catalog, err)
+		return v, unavailable(fmt.Errorf("view of catalog %q: %w", catalog, err))
 	}
 	return v, nil
 }
@@ -362,7 +362,7 @@ func (e *Engine) fetchObject(ctx context.Context, key string, off, length int64)
 		b, err = e.objects.GetRange(ctx, key, off, length)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("get %s: %w", key, err)
+		return nil, unavailable(fmt.Errorf("get %s: %w", key, err))
 	}
 	if e.opts.Cache != nil {
 		if err := e.opts.Cache.Set(ctx, cacheKey, b, e.opts.CacheTTL); err != nil {
@@ -386,7 +386,21 @@ func (e *Engine) Catalogs(ctx context.Context, prefix, after string, limit int) 
 	if err != nil && e.sawEpoch(n, err) {
 		return nil, fmt.Errorf("%w: %w", ErrRecovering, err)
 	}
-	return c, err
+	return c, unavailable(err)
+}
+
+// unavailable types what an adapter answered and the engine has no name for:
+// the index or the bucket does not do its work.
+func unavailable(err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, named := range []error{ErrUnavailable, ErrRecovering, ErrEpoch, ErrNotExist, ErrExists, ErrDamaged, ErrInvalid, ErrStale, ErrClosed, context.Canceled} {
+		if errors.Is(err, named) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
 // pendingLimit is the age beyond which StrictPending lets a pending write be.

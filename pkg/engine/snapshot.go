@@ -78,7 +78,7 @@ func (e *Engine) Fold(ctx context.Context, catalog string) (FoldResult, error) {
 	defer cancel()
 	if err := e.index.Fold(ictx, Fold{Epoch: n, Catalog: catalog, Snapshot: s}); err != nil {
 		e.sawEpoch(n, err)
-		return FoldResult{}, fmt.Errorf("fold %q: register snapshot: %w", catalog, err)
+		return FoldResult{}, unavailable(fmt.Errorf("fold %q: register snapshot: %w", catalog, err))
 	}
 	e.docs.put(catalog, &document{version: s.Stop, body: doc})
 	e.opts.Hooks.folded(catalog, int64(len(m.deltas)), s.DocBytes, time.Since(start))
@@ -140,13 +140,13 @@ func (e *Engine) putTrue(ctx context.Context, key string, data []byte) error {
 	err := e.objects.Put(ctx, key, data)
 	if !errors.Is(err, ErrExists) {
 		if err != nil {
-			return fmt.Errorf("put %s: %w", key, err)
+			return unavailable(fmt.Errorf("put %s: %w", key, err))
 		}
 		return nil
 	}
 	there, err := e.objects.Get(ctx, key)
 	if err != nil {
-		return fmt.Errorf("get %s: %w", key, err)
+		return unavailable(fmt.Errorf("get %s: %w", key, err))
 	}
 	same, err := sameContent(there, data)
 	if err != nil {

@@ -206,7 +206,7 @@ func (e *Engine) idState(ctx context.Context, catalog, id string) (IDState, erro
 	case err != nil && e.sawEpoch(n, err):
 		return known, fmt.Errorf("%w: %w", ErrRecovering, err)
 	case err != nil:
-		return known, fmt.Errorf("ask for the id: %w", err)
+		return known, unavailable(fmt.Errorf("ask for the id: %w", err))
 	case !e.lease.valid(n):
 		return known, fmt.Errorf("%w: the epoch lease ran out while the index answered", ErrUnavailable)
 	}
