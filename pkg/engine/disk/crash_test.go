@@ -1,14 +1,11 @@
 package disk_test
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"os/exec"
 	"reflect"
 	"slices"
 	"strconv"
@@ -23,11 +20,6 @@ import (
 )
 
 var crashSeed = flag.Uint64("crash.seed", 0, "seed of the operations before a kill; 0 draws one")
-
-const (
-	childDir  = "LAKE_DISK_TEST_DIR"
-	childSeed = "LAKE_DISK_TEST_SEED"
-)
 
 // script is a sequence of operations that is the same on every index that
 // keeps the contract: what it asks depends on the seed and on the answers. Each
@@ -270,39 +262,26 @@ func differ(got, want state) string {
 	return ""
 }
 
-// childMain is the process that is killed: it works until then, and says which
-// operations it has done.
-func childMain() {
-	dir := os.Getenv(childDir)
-	if dir == "" {
-		return
+// workUntilKilled says which operations of a script it has done.
+func workUntilKilled(dir string, seed uint64) error {
+	c := new(clock)
+	c.set(scriptStart)
+	x, err := disk.OpenIndex(dir, disk.Options{Clock: c.now})
+	if err != nil {
+		return err
 	}
-	err := func() error {
-		seed, err := strconv.ParseUint(os.Getenv(childSeed), 10, 64)
-		if err != nil {
+	s := newScript(x, c, seed)
+	if err := s.begin(context.Background()); err != nil {
+		return err
+	}
+	for {
+		if err := s.step(context.Background()); err != nil {
 			return err
 		}
-		c := new(clock)
-		c.set(scriptStart)
-		x, err := disk.OpenIndex(dir, disk.Options{Clock: c.now})
-		if err != nil {
+		if _, err := fmt.Println(s.n); err != nil {
 			return err
 		}
-		s := newScript(x, c, seed)
-		if err := s.begin(context.Background()); err != nil {
-			return err
-		}
-		for {
-			if err := s.step(context.Background()); err != nil {
-				return err
-			}
-			if _, err := fmt.Println(s.n); err != nil {
-				return err
-			}
-		}
-	}()
-	fmt.Fprintln(os.Stderr, err)
-	os.Exit(1)
+	}
 }
 
 // A process that is killed leaves an index that is as it was after some
@@ -320,7 +299,11 @@ func TestKill(t *testing.T) {
 		after = after/2 + rng.IntN(after)
 		t.Run(fmt.Sprintf("after %d", after), func(t *testing.T) {
 			t.Parallel()
-			done := killAfter(t, dir, seed, after)
+			lines := killAfter(t, "index", dir, seed, after)
+			done, err := strconv.Atoi(lines[len(lines)-1])
+			if err != nil {
+				t.Fatal(err)
+			}
 
 			c := new(clock)
 			c.set(scriptStart.Add(time.Minute))
@@ -348,7 +331,7 @@ func TestKill(t *testing.T) {
 			if _, err := x.Heartbeat(t.Context(), 1, "aaaaaaaa"); err == nil {
 				t.Fatal("got work done in the epoch of the killed process")
 			}
-			got := (&script{x: x, clock: c, n: done}).next(t)
+			got := (&script{x: x, clock: c, n: done + 1}).next(t)
 			ref := reference(t, seed, last)
 			want := ref.clone().next(t)
 			// A trim leaves no time behind by which it can be told.
@@ -362,41 +345,6 @@ func TestKill(t *testing.T) {
 			}
 		})
 	}
-}
-
-// killAfter kills a process when it has done some operations, and tells how many
-// it had.
-func killAfter(t *testing.T, dir string, seed uint64, after int) (done int) {
-	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childDir+"="+dir, childSeed+"="+strconv.FormatUint(seed, 10))
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	killed := false
-	for lines := bufio.NewScanner(out); lines.Scan(); {
-		n, err := strconv.Atoi(lines.Text())
-		if err != nil {
-			break // the kill cut the line
-		}
-		if done = n; done >= after && !killed {
-			killed = true
-			if err := cmd.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	_ = cmd.Wait()
-	if !killed {
-		t.Fatalf("the process ended by itself: %s", stderr.String())
-	}
-	return done
 }
 
 // reference is the same script on the reference index, up to an operation.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/jsonlake/lake/pkg/engine"
 )
@@ -33,6 +34,8 @@ type Options struct {
 	// Trouble is told of errors of background work, which will be tried again. It
 	// may be nil, and must be safe for concurrent use.
 	Trouble func(error)
+
+	fs vfs.FS // under the store; default: the operating system's
 }
 
 // Index is an engine.Index in a directory, and everything that belongs to one.
@@ -81,6 +84,9 @@ func openIndex(dir string, o Options) (*Index, error) {
 	}
 	if o.MinFreeBytes == 0 {
 		o.MinFreeBytes = 64 << 20
+	}
+	if o.fs == nil {
+		o.fs = vfs.Default // without Pebble's own watch over the disk, whose goroutines survive a failed open
 	}
 	h, err := openHome(dir)
 	if err != nil {
@@ -157,7 +163,10 @@ func (x *Index) Close() error {
 	if err == nil {
 		err = x.close()
 	}
-	if err := errors.Join(err, x.home.unlock()); err != nil {
+	if x.failure() == nil {
+		err = errors.Join(err, x.home.unlock())
+	} // else the store still has its files: they are locked until the process ends
+	if err != nil {
 		return fmt.Errorf("close index %s: %w", x.dir, err)
 	}
 	return nil

@@ -36,6 +36,8 @@ type Objects struct {
 	tmp  *tempDir
 	dirs *directories
 	temp atomic.Uint64 // names of temporary files
+
+	closed atomic.Bool
 }
 
 var _ engine.Objects = (*Objects)(nil)
@@ -59,9 +61,18 @@ func OpenObjects(dir string) (*Objects, error) {
 	return &Objects{root: root, tmp: tmp, dirs: dirs}, nil
 }
 
-// Close gives up the directory of temporary files. No put may be under way.
-// Objects that are not closed are cleaned up after by the next OpenObjects.
-func (o *Objects) Close() error { return o.tmp.close() }
+// Close gives up the directory of temporary files; a put after it, or under way,
+// fails. It may be repeated. Objects that are not closed are cleaned up after by the
+// next OpenObjects.
+func (o *Objects) Close() error {
+	if o.closed.Swap(true) {
+		return nil
+	}
+	if err := o.tmp.close(); err != nil {
+		return fmt.Errorf("close object directory %s: %w", o.root, err)
+	}
+	return nil
+}
 
 // Put creates the object: temporary file, fsync, link to its name, fsync of the
 // directory. An object has its name only when its bytes are on the disk, and
@@ -85,6 +96,9 @@ func (o *Objects) put(ctx context.Context, key string, data []byte) error {
 	}
 	if err := errors.Join(ctx.Err(), o.dirs.refused()); err != nil {
 		return err
+	}
+	if o.closed.Load() {
+		return engine.ErrClosed
 	}
 	name := o.path(key)
 	dir := filepath.Dir(name)

@@ -444,10 +444,12 @@ func (d *decoder) string() string {
 }
 
 func (d *decoder) version() engine.Version {
-	if b := d.take(8); b != nil {
-		return unpackVersion(binary.BigEndian.Uint64(b))
+	b := d.take(8)
+	if b == nil || b[0]&0x80 != 0 { // no version is packed like that
+		d.bad = true
+		return engine.Version{}
 	}
-	return engine.Version{}
+	return unpackVersion(binary.BigEndian.Uint64(b))
 }
 
 func (d *decoder) segment() engine.SegmentID {

@@ -10,6 +10,7 @@ import (
 
 func (x *Index) pebbleOptions(o Options) *pebble.Options {
 	p := &pebble.Options{
+		FS:                          o.fs,
 		FormatMajorVersion:          pebble.FormatValueSeparation,
 		CacheSize:                   o.CacheBytes,
 		MemTableSize:                16 << 20,
