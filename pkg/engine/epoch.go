@@ -212,7 +212,7 @@ func (e *Engine) checkFormat(ctx context.Context) error {
 // join finds the newest epoch, opens one if the index needs it, and takes the
 // lease. force opens a new one in any case.
 //
-//	list epochs, ask the shards
+//	ask the shards, list epochs
 //	  all shards open in the newest, on the fenced server → join it
 //	  some shard opening in the newest → somebody is at it: wait, take over when it is dead
 //	  else                             → open the next (lost the race → wait likewise)
@@ -220,13 +220,14 @@ func (e *Engine) join(ctx context.Context, force bool) error {
 	patience := takeOver + e.jitter(takeOver/2)
 	waited := map[uint64]time.Time{} // when an epoch was first seen opening
 	failed := uint64(0)              // the epoch that this process could not open: nobody is at it
+	dead := uint64(0)                // the epoch whose opener has let go of its lease
 	for {
 		from := time.Now()
-		newest, err := e.newestEpoch(ctx)
+		shards, err := e.epochs(ctx) // before the listing, which is then never older
 		if err != nil {
 			return err
 		}
-		shards, err := e.epochs(ctx)
+		newest, err := e.newestEpoch(ctx)
 		if err != nil {
 			return err
 		}
@@ -248,7 +249,11 @@ func (e *Engine) join(ctx context.Context, force bool) error {
 			if !lost {
 				waited[newest] = from
 			}
-			if time.Since(waited[newest]) < patience && !e.openerDead(ctx, waited[newest]) {
+			if newest != dead && e.openerDead(ctx, waited[newest]) {
+				dead = newest
+				continue // look again: it may have finished, rather than died
+			}
+			if newest != dead && time.Since(waited[newest]) < patience {
 				if err := sleep(ctx, 100*time.Millisecond); err != nil {
 					return fmt.Errorf("%w: epoch %d is being opened by another process: %w", ErrRecovering, newest, err)
 				}

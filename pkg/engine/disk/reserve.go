@@ -154,7 +154,8 @@ func (c *change) admit(h *changedHead, r *engine.Reserve) (engine.Reserved, erro
 		}
 	}
 	held, gated := s.gates[r.Catalog]
-	if gated && held.until > c.now && held.token != r.Gate {
+	// A gate with more than its time left is from before the clock was stepped back.
+	if left := held.until - c.now; gated && left > 0 && left <= engine.GateTTL.Milliseconds() && held.token != r.Gate {
 		return engine.Reserved{State: engine.ReservePaced}, nil
 	}
 	if r.Expect != nil {

@@ -86,7 +86,8 @@ func (s *shard) admit(now time.Time, c *catalog, r engine.Reserve) engine.Reserv
 	if known := c.known(now, r.ID); known.State != engine.IDUnknown {
 		return knownID(known, r)
 	}
-	if c.gate.token != "" && c.gate.until.After(now) && c.gate.token != r.Gate {
+	// A gate with more than its time left is from before the clock was stepped back.
+	if left := c.gate.until.Sub(now); c.gate.token != "" && left > 0 && left <= engine.GateTTL && c.gate.token != r.Gate {
 		return engine.Reserved{State: engine.ReservePaced}
 	}
 	if r.Expect != nil {

@@ -103,7 +103,8 @@ for j = 1, r do
         local until_ms, token = match(v, '^(%d+)@(.*)$', bang + 1)
         v = sub(v, 1, bang - 1)
         h[c + 1] = v
-        if until_ms > ms then gated[c] = {until_ms, token} end
+        -- One with more than its second left is from before the clock was stepped back.
+        if until_ms > ms and tonumber(until_ms) <= tonumber(ms) + 1000 then gated[c] = {until_ms, token} end
       end
     else
       sec, seq = 0, 0
