@@ -22,9 +22,11 @@ var ablations = []struct {
 	{"plan", "", "no plan and no receipt: a commit inserts whatever was decided before, as often as it comes"},
 	{"order", "", "a commit does not wait for older reservations"},
 	{"replid", "split", "a promoted replica passes for the server that was fenced"},
-	{"fence", "", "a new epoch fences the shards last instead of first"},
+	{"fence", "fence", "a new epoch fences the shards last instead of first"},
 	{"takeover", "", "nobody may open the next epoch while one is being opened"},
 	{"listing", "", "a seal lists only the end of the log"},
+	{"ids", "", "the index keeps no idempotency ids"},
+	{"restored ids", "", "a new epoch restores no idempotency ids"},
 	{"seal", "split", "each recovery lists the log anew: what counts is not fixed"},
 	{"wait", "split", "a new epoch does not wait for older leases to end"},
 	{"lease", "split", "the epoch lease never ends"},
@@ -36,6 +38,10 @@ func ablate(w *world, x *memory.Index) backend {
 		return &forgetful{backend: x, again: map[engine.RunKey]overlay{}}
 	case "order":
 		return &forgetful{backend: x, order: true, again: map[engine.RunKey]overlay{}}
+	case "ids":
+		return &anonymous{backend: x, claim: true}
+	case "restored ids":
+		return &anonymous{backend: x}
 	case "fence":
 		return &lateFence{backend: x}
 	case "replid":
@@ -53,7 +59,8 @@ type forgetful struct {
 }
 
 type overlay struct {
-	run engine.Run
+	run  engine.Run
+	seen int
 }
 
 func (f *forgetful) Commit(ctx context.Context, c engine.Commit) ([]engine.Committed, error) {
@@ -105,6 +112,30 @@ func (f *forgetful) View(ctx context.Context, epoch uint64, catalog string, afte
 	}
 	slices.SortStableFunc(v.Runs, func(a, b engine.Run) int { return a.First.Compare(b.First) })
 	return v, nil
+}
+
+// anonymous forgets ids: at once, or when they are restored.
+type anonymous struct {
+	backend
+	claim bool
+}
+
+func (a *anonymous) PreCommit(ctx context.Context, p engine.PreCommit) (engine.Reservation, error) {
+	if a.claim {
+		p.Runs = slices.Clone(p.Runs)
+		for i := range p.Runs {
+			p.Runs[i].ID = ""
+		}
+	}
+	return a.backend.PreCommit(ctx, p)
+}
+
+func (a *anonymous) Restore(ctx context.Context, shard int, n uint64, r engine.Restore) error {
+	r.IDs, r.Runs = nil, slices.Clone(r.Runs)
+	for i := range r.Runs {
+		r.Runs[i].ID = engine.RestoreID{}
+	}
+	return a.backend.Restore(ctx, shard, n, r)
 }
 
 // lateFence keeps what a new epoch restores to itself until it is opened, and
@@ -170,8 +201,11 @@ func (f *lateFence) Reservations(ctx context.Context, shard int, n uint64) ([]en
 		return f.backend.Reservations(ctx, shard, n)
 	}
 	stuck, err := f.backend.Stuck(ctx, e.N)
-	if err != nil {
-		return nil, err
+	if err != nil { // other shards are in the new epoch already
+		if err := f.now(ctx, shard, n); err != nil {
+			return nil, err
+		}
+		return f.backend.Reservations(ctx, shard, n)
 	}
 	var list []engine.SegmentID
 	for _, s := range stuck {
@@ -190,6 +224,14 @@ func (f *lateFence) Open(ctx context.Context, shard int, n uint64, floor int64) 
 		f.mu.Unlock()
 		return f.backend.Open(ctx, shard, n, floor)
 	}
+	f.mu.Unlock()
+	return errors.Join(f.now(ctx, shard, n), f.backend.Open(ctx, shard, n, floor))
+}
+
+// now fences a shard and does what was put off.
+func (f *lateFence) now(ctx context.Context, shard int, n uint64) error {
+	f.mu.Lock()
+	s := &f.shards[shard]
 	todo := s.todo
 	s.n, s.todo = 0, nil
 	f.mu.Unlock()
@@ -197,7 +239,7 @@ func (f *lateFence) Open(ctx context.Context, shard int, n uint64, floor int64) 
 	for _, do := range todo {
 		err = errors.Join(err, do())
 	}
-	return errors.Join(err, f.backend.Open(ctx, shard, n, floor))
+	return err
 }
 
 // shifted is a copy of a server that passes for it: the copy was opened one

@@ -235,7 +235,7 @@ func (w *world) checkWrites(name string, t *truth) {
 			continue
 		case len(at) > 1:
 			w.violate("doubled", "%s of %s is in the history %d times", o.author, name, len(at))
-		case o.state == rejected && len(at) > 0:
+		case o.state == rejected && len(at) > 0 && !w.maybe(o):
 			w.violate("rejected", "%s of %s was rejected (%v) and is in the history at %s", o.author, name, o.err, t.runs[at[0]].first)
 		}
 		if len(at) == 0 {
@@ -250,14 +250,45 @@ func (w *world) checkWrites(name string, t *truth) {
 				w.violate("content", "%s of %s, delta %d: %+v is stored, %+v was sent", o.author, name, i, d, q)
 			}
 		}
+		w.checkCondition(name, t, o, at[0])
 		order = append(order, placed{o, r.first})
 	}
 	for _, a := range order {
 		for _, b := range order {
-			if a.o.state == acked && a.o.end < b.o.begin && b.v.Less(a.v) {
+			if a.o.state == acked && a.o.end < b.o.firstBegin() && b.v.Less(a.v) {
 				w.violate("order", "%s was sent after the answer to %s and comes before it in %s: %s, %s", b.o.author, a.o.author, name, b.v, a.v)
 			}
 		}
+	}
+}
+
+// firstBegin is when the first attempt of a write began.
+func (o *op) firstBegin() int {
+	for o.again != nil {
+		o = o.again
+	}
+	return o.begin
+}
+
+// maybe tells whether another attempt of a write may have been committed.
+func (w *world) maybe(o *op) bool {
+	return slices.ContainsFunc(w.ops, func(q *op) bool {
+		return q.kind == "write" && q.author == o.author && q.state != rejected
+	})
+}
+
+// checkCondition holds a conditional write that is in the history to what
+// stood before it.
+func (w *world) checkCondition(name string, t *truth, o *op, i int) {
+	var before engine.Version
+	if i > 0 {
+		before = t.runs[i-1].last
+	}
+	if o.options.IfVersion != nil && *o.options.IfVersion != before {
+		w.violate("condition", "%s of %s is conditional on %s and came after %s", o.author, name, *o.options.IfVersion, before)
+	}
+	if doc, there := t.docs[before]; o.options.IfAbsent && there {
+		w.violate("condition", "%s of %s is conditional on absence and met %q", o.author, name, clip(doc))
 	}
 }
 

@@ -21,8 +21,10 @@ type op struct {
 	over       bool
 	cancel     context.CancelFunc
 
-	author string
-	deltas []engine.WriteRequest
+	author  string
+	deltas  []engine.WriteRequest
+	options engine.WriteOptions
+	again   *op // the attempt before, with the same id
 
 	state  state
 	err    error
@@ -98,10 +100,22 @@ func (w *world) finish(o *op, a *answer, lost error) {
 		case err == nil:
 			o.state = acked
 			w.counters.add("writes acknowledged")
+			if o.result.Duplicate {
+				w.counters.add("duplicates answered")
+			}
+			if o.options.IfVersion != nil || o.options.IfAbsent {
+				w.counters.add("conditional writes acknowledged")
+			}
 		case lost != nil, errors.Is(err, engine.ErrUnknown):
 			o.state = unknown
 			w.counters.add("writes unknown")
-		case errors.Is(err, engine.ErrBusy), errors.Is(err, engine.ErrUnavailable), errors.Is(err, engine.ErrRecovering), errors.Is(err, engine.ErrClosed):
+		case errors.Is(err, engine.ErrVersionMismatch), errors.Is(err, engine.ErrContended), errors.Is(err, engine.ErrInFlight):
+			o.state = rejected
+			w.counters.add("conditions not met, or ids in flight")
+		case errors.Is(err, engine.ErrIDReused):
+			w.violate("I4", "%s: %v", o.author, err)
+		case errors.Is(err, engine.ErrBusy), errors.Is(err, engine.ErrUnavailable), errors.Is(err, engine.ErrRecovering), errors.Is(err, engine.ErrClosed),
+			errors.Is(err, context.DeadlineExceeded):
 			o.state = rejected
 			w.counters.add("writes rejected")
 		default:
@@ -135,6 +149,9 @@ func (w *world) load() {
 	for i := range m.Writers {
 		w.client(100+i, m.Writes, func(client, slot int) *op {
 			timeout := []time.Duration{2 * time.Second, 8 * time.Second, 30 * time.Second}[w.rnd.IntN(3)]
+			if o := w.latest[client]; o != nil && o.options.ID != "" && (o.state == unknown || o.state == rejected || w.chance(0.1)) && w.chance(0.8) {
+				return w.submit(&op{kind: "write", client: client, catalog: o.catalog, author: o.author, deltas: o.deltas, options: o.options, again: o}, slot, timeout)
+			}
 			return w.write(client, slot, w.catalog(w.rnd.IntN(m.Catalogs)), timeout)
 		})
 	}
@@ -236,8 +253,35 @@ func (w *world) write(client, slot int, catalog string, timeout time.Duration) *
 		d.Body = []byte(body)
 		o.deltas = append(o.deltas, d)
 	}
-	return w.begin(o, slot, timeout, func(ctx context.Context, e *engine.Engine) answer {
-		r, err := e.WriteBatch(ctx, engine.BatchRequest{Catalog: o.catalog, Deltas: o.deltas, Author: o.author})
+	if w.chance(0.3) {
+		o.options.ID = o.author
+	}
+	switch {
+	case w.chance(0.12):
+		known := engine.Version{}
+		for _, q := range w.ops {
+			if q.catalog == catalog && q.client == client && q.state == acked {
+				known = engine.MaxVersion(known, engine.MaxVersion(q.version, q.result.Version))
+			}
+		}
+		o.options.IfVersion = &known
+	case w.chance(0.03):
+		o.options.IfAbsent = true
+	}
+	if client >= 900 {
+		o.options = engine.WriteOptions{}
+	}
+	return w.submit(o, slot, timeout)
+}
+
+// submit sends a write, for the first time or again.
+func (w *world) submit(o *op, slot int, timeout time.Duration) *op {
+	sent := w.begin(o, slot, timeout, func(ctx context.Context, e *engine.Engine) answer {
+		r, err := e.WriteBatch(ctx, engine.BatchRequest{Catalog: o.catalog, Deltas: o.deltas, Author: o.author, WriteOptions: o.options})
 		return answer{result: r, err: err}
 	})
+	if sent != nil {
+		w.latest[o.client] = sent
+	}
+	return sent
 }

@@ -83,6 +83,9 @@ func (w *world) checkEvents(name string, t *truth) {
 	}
 	for _, ev := range s.gaps {
 		w.counters.add("I9: gap in the events")
+		if *events {
+			w.violate("I9", "gap in the events of %s: (%s, %s] came when %s was heard last", name, ev.Prev, ev.Version, "an older one")
+		}
 		if !t.heads[ev.Prev] || !t.heads[ev.Version] {
 			w.violate("I9", "an event of %s tells of (%s, %s], which is not in the history", name, ev.Prev, ev.Version)
 		}

@@ -9,22 +9,24 @@ import (
 type mix struct {
 	Live bool // liveness: all is healed in the end and progress is demanded
 
-	Processes, Catalogs    int
-	Writers, Readers       int
-	Writes                 int // a writer
-	Horizon                time.Duration
-	Inflight               int
-	FoldMax                int64
-	Page                   int // keys a listing
-	Cache                  bool
-	Folds, Logs            int
-	IndexLatency           time.Duration
-	BucketLatency          time.Duration
-	Index, Bucket          odds
-	Kills, Pauses, Steps   int
-	Tails, Wipes, Splits   int
-	Outages, Forced, Delay int
-	SplitFor               time.Duration // how long an old primary goes on at most
+	Processes, Catalogs  int
+	Writers, Readers     int
+	Writes               int // a writer
+	Horizon              time.Duration
+	Inflight             int
+	FoldMax              int64
+	Page                 int // keys a listing
+	Cache                bool
+	Folds, Logs          int
+	IndexLatency         time.Duration
+	BucketLatency        time.Duration
+	Index, Bucket        odds
+	Kills, Pauses, Steps int
+	Tails, Wipes, Splits int
+	Outages, Forced      int
+	SplitFor             time.Duration // how long an old primary goes on at most
+	LateOnly             []string      // which requests to the index may be late; empty: all
+	LateIndex            time.Duration // how late a late request to the index is at most
 }
 
 // odds of what may happen to one request.
@@ -50,8 +52,8 @@ func drawMix(seed uint64, kind string) mix {
 		IndexLatency: 300 * time.Microsecond, BucketLatency: time.Duration(1+r.IntN(60)) * time.Millisecond,
 		Index:  odds{Lost: pick(0, 0, 0.01, 0.05), Reply: pick(0, 0.01, 0.05), Twice: pick(0, 0.02, 0.1), Late: pick(0, 0.01, 0.03)},
 		Bucket: odds{Lost: pick(0, 0, 0.02, 0.1), Reply: pick(0, 0.02, 0.1), Twice: pick(0, 0.02, 0.1), Late: pick(0, 0.02, 0.1)},
-		Kills:  one(0.5), Pauses: one(0.4), Steps: one(0.3), Tails: one(0.25), Wipes: one(0.2), Splits: one(0.25), Outages: one(0.3), Forced: one(0.05),
-		SplitFor: 8 * time.Second,
+		Kills:  one(0.5), Pauses: one(0.4), Steps: one(0.4), Tails: one(0.25), Wipes: one(0.2), Splits: one(0.25), Outages: one(0.3), Forced: one(0.05),
+		SplitFor: 8 * time.Second, LateIndex: 6 * time.Second,
 	}
 	switch kind {
 	case "split": // a long split brain and late puts: what seal, wait and leases are for
@@ -61,6 +63,11 @@ func drawMix(seed uint64, kind string) mix {
 		m.Writes = 20
 		m.Index, m.Bucket = odds{}, odds{Late: 0.15}
 		m.Kills, m.Steps, m.Tails, m.Outages, m.Pauses = 0, 0, 0, 0, one(0.3)
+	case "fence": // many new epochs over an index that is whole, and requests to it that come late
+		m.Live, m.Processes, m.Writers, m.Catalogs, m.Writes = true, 3, 4, 1, 25
+		m.Kills, m.Steps, m.Tails, m.Wipes, m.Splits, m.Outages, m.Pauses = 0, 0, 0, 0, 0, 0, 0
+		m.Forced, m.Horizon = 3, 70*time.Second
+		m.Index, m.Bucket, m.LateIndex, m.LateOnly = odds{Late: 0.15}, odds{}, 12*time.Second, []string{"PreCommit", "Open"}
 	case "calm":
 		m.Kills, m.Pauses, m.Steps, m.Tails, m.Wipes, m.Splits, m.Outages, m.Forced = 0, 0, 0, 0, 0, 0, 0, 0
 		m.Index, m.Bucket = odds{}, odds{}

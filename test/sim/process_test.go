@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -415,8 +416,11 @@ func (w *world) fate(c *call) fate {
 			f.again, f.second = w.between(time.Second, 30*time.Second), false
 		}
 	case r < odds.Lost+odds.Reply+odds.Twice+odds.Late:
+		if index && len(m.LateOnly) > 0 && !slices.Contains(m.LateOnly, c.op) {
+			break
+		}
 		w.faults++
-		f.request = w.between(time.Second, 6*time.Second)
+		f.request = w.between(time.Second, m.LateIndex)
 		if c.op == "Put" {
 			f.request = w.between(2*time.Second, 25*time.Second)
 		}

@@ -39,6 +39,7 @@ type world struct {
 
 	clients   int // still at work
 	ops       []*op
+	latest    map[int]*op       // the latest write of each client
 	last      map[string]*final // what a lake without faults showed in the end
 	rebuilt   map[string]*final // and one that was rebuilt
 	published map[string]*stream
@@ -84,7 +85,7 @@ func (c *counters) merge(o *counters) {
 func newWorld(seed uint64, m mix, off string, trace func(string)) *world {
 	w := &world{
 		scheduler: newScheduler(seed), seed: seed, mix: m, off: off, bucket: memory.NewObjects(), written: map[string]bool{},
-		opened: map[uint64]bool{}, respawn: true, published: map[string]*stream{},
+		opened: map[uint64]bool{}, respawn: true, published: map[string]*stream{}, latest: map[int]*op{},
 	}
 	w.trace = trace
 	w.primary = w.newServer(memory.NewIndex(memory.Options{Clock: func() time.Time { return time.Now().Add(w.offset) }}))
@@ -154,7 +155,7 @@ func (w *world) schedule() {
 	for range m.Steps {
 		w.at(when(), "clock", func() {
 			d := w.between(time.Second, 20*time.Second)
-			if w.chance(0.4) {
+			if w.chance(0.6) {
 				d = w.between(time.Minute, time.Hour)
 			}
 			if w.chance(0.5) {
@@ -279,6 +280,17 @@ func (w *world) heal() {
 			e.at = min(e.at, now+w.between(0, 100*time.Millisecond))
 		}
 	}
+	w.calm()
+	for i := range w.assigned {
+		w.assign(i, w.primary)
+	}
+	for _, p := range w.procs {
+		w.resume(p)
+	}
+}
+
+// calm strikes the faults that were still to come.
+func (w *world) calm() {
 	w.events = slices.DeleteFunc(w.events, func(e *event) bool {
 		switch e.why {
 		case "kill", "forced", "pause", "clock", "outage", "wipe", "backup", "restart without the tail", "replica lags", "promote":
@@ -287,12 +299,6 @@ func (w *world) heal() {
 		return false
 	})
 	w.fixEvents()
-	for i := range w.assigned {
-		w.assign(i, w.primary)
-	}
-	for _, p := range w.procs {
-		w.resume(p)
-	}
 }
 
 // --- a history
@@ -420,6 +426,7 @@ func every(w *world, d time.Duration, cond func() bool) func() bool {
 // finale wipes the index and looks at what a fresh lake makes of the bucket.
 func (w *world) finale() {
 	w.healed = true
+	w.calm()
 	x := memory.NewIndex(memory.Options{Clock: func() time.Time { return time.Now().Add(w.offset) }})
 	_ = x.SetEvents(context.Background(), true)
 	w.replace(x, 0)
@@ -454,8 +461,16 @@ func (w *world) collect(p *process) map[string]*final {
 		for c := range w.mix.Catalogs {
 			name := w.catalog(c)
 			f := &final{}
-			l := p.engine.List(ctx, name)
-			body, err := engine.ReadBytes(ctx, l)
+			var l *engine.List
+			var body []byte
+			var err error
+			for range 20 { // a lease that was granted late is renewed within a second
+				l = p.engine.List(ctx, name)
+				if body, err = engine.ReadBytes(ctx, l); !errors.Is(err, engine.ErrUnavailable) {
+					break
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
 			f.version, f.body, f.absent = l.Version, string(body), errors.Is(err, engine.ErrNotFound)
 			if err != nil && !f.absent {
 				failed = errors.Join(failed, err)
