@@ -59,8 +59,7 @@ type forgetful struct {
 }
 
 type overlay struct {
-	run  engine.Run
-	seen int
+	run engine.Run
 }
 
 func (f *forgetful) Commit(ctx context.Context, c engine.Commit) ([]engine.Committed, error) {
