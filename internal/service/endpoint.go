@@ -86,8 +86,8 @@ func (e *endpoint) admit(r *request) error {
 		e.metrics.Left()
 	}
 	err := d.pool.Go(func() {
-		defer leave()
 		rep, err := e.serve(r)
+		leave() // before the answer: who has it may ask for more
 		e.finish(r, rep, err)
 	})
 	if err == nil {

@@ -36,7 +36,6 @@ type Snapshotter struct {
 	lake   Folder
 	leases engine.Leases
 	jobs   *events.Jobs
-	token  string // of this process's leases
 }
 
 // NewSnapshotter makes the service; Run runs it.
@@ -47,7 +46,7 @@ func NewSnapshotter(c Config, lake Folder, leases engine.Leases, js jetstream.Je
 	if leases == nil || js == nil {
 		return nil, errors.New("a snapshotter needs leases and JetStream")
 	}
-	s := &Snapshotter{door: newDoor(c, events.ServiceSnapshotter, "Lake: snapshots of documents", lake.Ready), lake: lake, leases: leases, token: rand.Text()}
+	s := &Snapshotter{door: newDoor(c, events.ServiceSnapshotter, "Lake: snapshots of documents", lake.Ready), lake: lake, leases: leases}
 	s.door.add(&endpoint{
 		name: string(events.VerbSnapshot), subject: c.Subjects.Every(events.VerbSnapshot), response: schemaSnapshot, handle: s.snapshot,
 	})
@@ -109,8 +108,9 @@ func (s *Snapshotter) job(ctx context.Context, catalog string, _ engine.Event) e
 		s.door.Metrics.Job(telemetry.JobFailed, 0)
 		return err
 	}
-	shard, name := engine.Shard(catalog), "fold:"+engine.EncodeCatalog(catalog)
-	held, err := s.leases.Acquire(ctx, shard, name, s.token, foldLease)
+	// The token is the job's own: other workers of this process are others too.
+	l := lease{leases: s.leases, shard: engine.Shard(catalog), name: "fold:" + engine.EncodeCatalog(catalog), token: rand.Text()}
+	held, err := l.acquire(ctx)
 	switch {
 	case err != nil:
 		s.door.Metrics.Job(telemetry.JobFailed, 0)
@@ -119,7 +119,7 @@ func (s *Snapshotter) job(ctx context.Context, catalog string, _ engine.Event) e
 		s.door.Metrics.Job(telemetry.JobLater, 0)
 		return events.ErrLater
 	}
-	ctx, release := s.keep(ctx, shard, name)
+	ctx, release := l.keep(ctx)
 	defer release()
 
 	res, err := s.foldAll(ctx, catalog)
@@ -158,9 +158,21 @@ func (s *Snapshotter) foldAll(ctx context.Context, catalog string) (all engine.F
 	}
 }
 
+// lease of a catalog.
+type lease struct {
+	leases engine.Leases
+	shard  int
+	name   string
+	token  string
+}
+
+func (l *lease) acquire(ctx context.Context) (bool, error) {
+	return l.leases.Acquire(ctx, l.shard, l.name, l.token, foldLease)
+}
+
 // keep renews a lease until it is released. The context ends when the lease
 // is lost: what goes on without it is wasted.
-func (s *Snapshotter) keep(ctx context.Context, shard int, name string) (context.Context, func()) {
+func (l *lease) keep(ctx context.Context) (held context.Context, release func()) {
 	held, lost := context.WithCancelCause(ctx)
 	done := make(chan struct{})
 	var wg sync.WaitGroup
@@ -176,13 +188,13 @@ func (s *Snapshotter) keep(ctx context.Context, shard int, name string) (context
 			}
 			asked := time.Now()
 			actx, cancel := context.WithTimeout(held, foldLease/3)
-			ok, err := s.leases.Acquire(actx, shard, name, s.token, foldLease)
+			ok, err := l.acquire(actx)
 			cancel()
 			switch {
 			case err == nil && ok:
 				until = asked.Add(foldLease)
 			case err == nil, time.Now().After(until):
-				lost(fmt.Errorf("the lease %s was lost", name))
+				lost(fmt.Errorf("the lease %s was lost", l.name))
 				return
 			}
 		}
@@ -191,11 +203,9 @@ func (s *Snapshotter) keep(ctx context.Context, shard int, name string) (context
 		close(done)
 		wg.Wait()
 		lost(nil)
-		// The next worker need not wait; if this fails the lease runs out.
-		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		// The next worker need not wait; if this fails the lease runs out by itself.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 		defer cancel()
-		if err := s.leases.Release(rctx, shard, name, s.token); err != nil {
-			s.door.Log.Debug().Str("lease", name).Err(err).Msg("release a lease")
-		}
+		_ = l.leases.Release(ctx, l.shard, l.name, l.token)
 	}
 }

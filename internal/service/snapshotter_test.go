@@ -209,30 +209,43 @@ func TestJobFails(t *testing.T) {
 	}
 }
 
-// One worker at a time folds a catalog: the lease sends the other one away, and
-// is given up afterwards.
+// One worker at a time folds a catalog, of all processes and of one: the lease
+// sends the other one away, and is given up afterwards.
 func TestJobLease(t *testing.T) {
 	t.Parallel()
+	for _, processes := range []int{1, 2} {
+		t.Run(fmt.Sprint(processes), func(t *testing.T) {
+			t.Parallel()
+			testJobLease(t, processes)
+		})
+	}
+}
+
+func testJobLease(t *testing.T, processes int) {
 	h := newHouse(t, engine.Options{})
 	js := h.streams()
 	var mu sync.Mutex
 	busy, most, folds := 0, 0, 0
 	enter, leave := make(chan struct{}, 10), make(chan struct{})
-	lake := folder{func(context.Context, string) (engine.FoldResult, error) {
+	lake := folder{func(ctx context.Context, _ string) (engine.FoldResult, error) {
 		mu.Lock()
 		busy++
 		folds++
 		most = max(most, busy)
 		mu.Unlock()
 		enter <- struct{}{}
-		<-leave
+		select {
+		case <-leave:
+		case <-ctx.Done():
+		}
 		mu.Lock()
 		busy--
 		mu.Unlock()
 		return engine.FoldResult{}, nil
 	}}
-	h.snapshotter(lake)
-	h.snapshotter(lake)
+	for range processes {
+		h.snapshotter(lake)
+	}
 	publishJob(t, js, "users")
 	<-enter
 	publishJob(t, js, "users") // replaces the one that is being worked on

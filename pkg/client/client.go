@@ -241,13 +241,13 @@ func (c *Client) failed(ctx context.Context, err error, write bool) error {
 		return fmt.Errorf("%w: over the server's max_payload of %d bytes; nothing was sent", engine.ErrTooLarge, c.nc.MaxPayload())
 	case errors.Is(err, nats.ErrReconnectBufExceeded):
 		return fmt.Errorf("%w: the connection to NATS was lost; nothing was sent: %w", engine.ErrUnavailable, err)
-	case context.Cause(ctx) == errLost:
+	case errors.Is(context.Cause(ctx), errLost):
 		err = errLost
 	}
 	switch {
 	case write:
 		return fmt.Errorf("%w: no answer came; the write may have been committed, or may yet be: %w", engine.ErrUnknown, err)
-	case err != errLost && ctx.Err() != nil:
+	case ctx.Err() != nil && !errors.Is(err, errLost):
 		return fmt.Errorf("no answer came: %w", err)
 	default:
 		return fmt.Errorf("%w: no answer came: %w", engine.ErrUnavailable, err)
