@@ -183,3 +183,37 @@ func info(tb testing.TB, c *redis.Client, section string) string {
 	}
 	return text
 }
+
+// BenchmarkRestore is what a new epoch puts back: catalogs with a snapshot and a
+// run each.
+func BenchmarkRestore(b *testing.B) {
+	server := testenv.Redis(b)
+	client := server.Client(b)
+	x := open(b, server.URL)
+	const shard, page = 3, 500
+	if err := x.Fence(b.Context(), shard, 1); err != nil {
+		b.Fatal(err)
+	}
+	n, made := 0, 0
+	cpu := serverCPU(b, client)
+	for b.Loop() {
+		b.StopTimer()
+		var r engine.Restore
+		for ; len(r.Runs) < page; n++ {
+			name := fmt.Sprintf("catalog-%d", n)
+			if engine.Shard(name) != shard {
+				continue
+			}
+			stop, first := engine.Version{Sec: 1_700_000_000, Seq: 1}, engine.Version{Sec: 1_700_000_000, Seq: 2}
+			r.Snapshots = append(r.Snapshots, engine.RestoreSnapshot{Catalog: name, Snapshot: engine.Snapshot{Stop: stop, DocBytes: 100}})
+			r.Runs = append(r.Runs, engine.RestoreRun{Catalog: name, Run: engine.Run{First: first, Last: first, N: 1, Type: merge.Replace, Path: "/", Len: 100, Segment: engine.SegmentID{Epoch: 1, Unix: 1, Writer: "abcdefgh", N: 1}}})
+		}
+		b.StartTimer()
+		if err := x.Restore(b.Context(), shard, 1, r); err != nil {
+			b.Fatal(err)
+		}
+		made += page
+	}
+	b.ReportMetric(float64(made)/b.Elapsed().Seconds(), "catalogs/s")
+	b.ReportMetric((serverCPU(b, client)-cpu)/float64(made), "redis-µs/catalog")
+}
