@@ -219,6 +219,7 @@ func (e *Engine) checkFormat(ctx context.Context) error {
 func (e *Engine) join(ctx context.Context, force bool) error {
 	patience := takeOver + e.jitter(takeOver/2)
 	waited := map[uint64]time.Time{} // when an epoch was first seen opening
+	var began *uint64                // the newest epoch at first sight
 	failed := uint64(0)              // the epoch that this process could not open: nobody is at it
 	dead := uint64(0)                // the epoch whose opener has let go of its lease
 	for {
@@ -239,7 +240,10 @@ func (e *Engine) join(ctx context.Context, force bool) error {
 			joinable = joinable && s.N == newest && s.Open && s.Same
 			opening = opening || s.N == newest && newest > 0 && !s.Open
 		}
-		if joinable && !force {
+		if began == nil {
+			began = &newest
+		}
+		if joinable && (!force || newest > *began) { // another's new epoch is as new
 			e.lease.grant(newest, from)
 			e.opts.Hooks.epoch(newest)
 			_, err := e.index.Heartbeat(ctx, newest, e.writer) // before the first write: a writer without heartbeat is swept
