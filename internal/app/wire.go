@@ -149,6 +149,19 @@ func (p *process) startEngine(ctx context.Context, parts *lake.Parts, change fun
 	if change != nil {
 		change(&o)
 	}
+	// An index that was lost has forgotten that events are on. Whoever opens the
+	// new epoch says so again, before anything is restored: what is restored has
+	// its events, too.
+	o.Hooks = telemetry.JoinHooks(o.Hooks, engine.Hooks{Recovering: func(_ uint64, step string) {
+		if step != "restore" {
+			return
+		}
+		sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if err := parts.Index.SetEvents(sctx, true); err != nil {
+			p.log.Warn().Err(err).Msg("turn events on; `lake streams apply` does it too")
+		}
+	}})
 	var e *engine.Engine
 	err := p.patiently(ctx, "join the lake", func() (err error) {
 		jctx, cancel := context.WithTimeout(ctx, time.Minute)

@@ -128,9 +128,6 @@ func (e *Engine) list(ctx context.Context, catalog string, cached *document) *Li
 		after = cached.version
 	}
 	v, err := e.view(ctx, n, catalog, after)
-	if err == nil && !e.lease.valid(n) {
-		err = fmt.Errorf("%w: the epoch lease ran out while the index answered", ErrUnavailable)
-	}
 	if err != nil {
 		l.Err = err
 		return l
@@ -162,8 +159,13 @@ func (e *Engine) view(ctx context.Context, n uint64, catalog string, after Versi
 		}
 		return v, unavailable(fmt.Errorf("view of catalog %q: %w", catalog, err))
 	}
+	if !e.lease.valid(n) { // what an index says counts only while its epoch is the newest
+		return v, errLeaseOut
+	}
 	return v, nil
 }
+
+var errLeaseOut = fmt.Errorf("%w: the epoch lease ran out while the index answered", ErrUnavailable)
 
 // ReadList merges a list of this engine. Use ReadBytes.
 func (e *Engine) ReadList(ctx context.Context, l *List) ([]byte, error) {
@@ -385,6 +387,9 @@ func (e *Engine) Catalogs(ctx context.Context, prefix, after string, limit int) 
 	c, err := e.index.Catalogs(ctx, n, prefix, after, limit)
 	if err != nil && e.sawEpoch(n, err) {
 		return nil, fmt.Errorf("%w: %w", ErrRecovering, err)
+	}
+	if err == nil && !e.lease.valid(n) {
+		return nil, errLeaseOut
 	}
 	return c, unavailable(err)
 }

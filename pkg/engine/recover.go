@@ -250,7 +250,10 @@ func (e *Engine) readSegments(ctx context.Context, keys []string, saw func(int64
 		g.Go(func() error {
 			b, err := e.getObject(ctx, key)
 			if errors.Is(err, ErrNotExist) {
-				return nil // collected: all its runs are in snapshots
+				// Collected, when all its runs are in snapshots; else the bucket has lost it,
+				// against which nothing helps, but somebody should know.
+				e.opts.Hooks.trouble("recover", fmt.Errorf("segment %s is sealed and not in the bucket any more", key))
+				return nil
 			}
 			if err != nil {
 				return fmt.Errorf("get %s: %w", key, err)

@@ -208,7 +208,7 @@ func (e *Engine) idState(ctx context.Context, catalog, id string) (IDState, erro
 	case err != nil:
 		return known, unavailable(fmt.Errorf("ask for the id: %w", err))
 	case !e.lease.valid(n):
-		return known, fmt.Errorf("%w: the epoch lease ran out while the index answered", ErrUnavailable)
+		return known, errLeaseOut
 	}
 	return known, nil
 }
