@@ -163,7 +163,7 @@ func Code(err error) Status {
 		return Status{429, "busy", 5}
 	case errors.Is(err, ErrUnknown):
 		return Status{504, "unknown", 7}
-	case errors.Is(err, ErrDamaged), errors.Is(err, ErrNotExist), errors.Is(err, codec.ErrDamaged), errors.Is(err, merge.ErrCorruptBase):
+	case errors.Is(err, ErrDamaged), errors.Is(err, codec.ErrDamaged), errors.Is(err, merge.ErrCorruptBase):
 		return Status{500, "damaged", 8}
 	case errors.Is(err, ErrRecovering), errors.Is(err, ErrEpoch):
 		return Status{503, "recovering", 6}

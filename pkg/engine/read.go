@@ -180,6 +180,9 @@ func (e *Engine) ReadList(ctx context.Context, l *List) ([]byte, error) {
 		}
 		*l = *fresh
 		doc, err = e.materialise(ctx, l)
+		if errors.Is(err, ErrNotExist) {
+			return nil, fmt.Errorf("%w: an object of catalog %q is not in the bucket any more: %w", ErrDamaged, l.Catalog, err)
+		}
 	}
 	if err != nil {
 		return nil, err
