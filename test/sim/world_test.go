@@ -89,7 +89,6 @@ func newWorld(seed uint64, m mix, off string, trace func(string)) *world {
 	}
 	w.trace = trace
 	w.primary = w.newServer(memory.NewIndex(memory.Options{Clock: func() time.Time { return time.Now().Add(w.offset) }}))
-	_ = w.primary.SetEvents(context.Background(), true)
 	w.assigned = slices.Repeat([]*server{w.primary}, m.Processes)
 	w.procs = make([]*process, m.Processes)
 	return w
@@ -97,6 +96,7 @@ func newWorld(seed uint64, m mix, off string, trace func(string)) *world {
 
 func (w *world) newServer(x *memory.Index) *server {
 	w.count++
+	_ = x.SetEvents(context.Background(), true) // as the program does when a new epoch is restored
 	return &server{name: fmt.Sprint(w.count), alive: true, mem: x, backend: ablate(w, x)}
 }
 
@@ -428,7 +428,6 @@ func (w *world) finale() {
 	w.healed = true
 	w.calm()
 	x := memory.NewIndex(memory.Options{Clock: func() time.Time { return time.Now().Add(w.offset) }})
-	_ = x.SetEvents(context.Background(), true)
 	w.replace(x, 0)
 	p := w.boot(0, bootMode{})
 	for i := 1; i < len(w.procs); i++ {
