@@ -232,7 +232,7 @@ var (
 func (o *outbox) relay(js jetstream.JetStream) *Relay {
 	return &Relay{Outbox: o, Leases: o, JS: js, Epoch: func() uint64 { return 1 },
 		Linger: time.Millisecond, MaxLinger: 20 * time.Millisecond, Poll: 5 * time.Millisecond, MaxPoll: 10 * time.Millisecond,
-		AckTimeout: time.Second, MaxBackoff: 50 * time.Millisecond}
+		MaxBackoff: 50 * time.Millisecond}
 }
 
 // start runs something until the test ends or stop is called.
@@ -429,7 +429,8 @@ func (l *errorList) len() int {
 	return len(l.list)
 }
 
-// wire is a TCP proxy that can swallow what the server says, and cut.
+// wire is a TCP proxy that can swallow what the server says, from some moment
+// to the end of each connection, and cut.
 type wire struct {
 	net.Listener
 	target string
@@ -463,9 +464,11 @@ func newWire(t testing.TB, target string) *wire {
 			w.wg.Go(func() { _, _ = io.Copy(s, c); s.Close(); c.Close() })
 			w.wg.Go(func() {
 				buf := make([]byte, 32<<10)
+				muted := false // for good: what comes after a hole makes no sense
 				for {
 					n, err := s.Read(buf)
-					if n > 0 && !w.mute.Load() {
+					muted = muted || w.mute.Load()
+					if n > 0 && !muted {
 						_, _ = c.Write(buf[:n])
 					}
 					if err != nil {

@@ -555,7 +555,7 @@ func TestRelayEmptiesOutboxAtItsEnd(t *testing.T) {
 	stop := start(t, r.Run)
 	o.commit("users", 1)
 	testenv.WaitFor(t, patience, func() bool { r.Poke(); return o.len() == 0 })
-	commits(t, o, 2000, 200, nil)
+	commits(t, o, 300, 30, nil) // more than one round reads, little enough for two seconds
 	stop()
 	if n := o.len(); n != 0 {
 		t.Errorf("%d entries are left", n)

@@ -42,13 +42,14 @@ const sinceSlack = 10 * time.Minute
 
 // Watch yields the events of the stream, every version of a catalog once and in
 // order (the rules of the package comment are applied), until ctx ends or the
-// caller stops. It goes on by itself after NATS was away, and when the stream
-// was deleted and made again.
+// caller stops. While NATS is away it waits; it goes on by itself when NATS is
+// back, and when the stream was deleted and made again.
 //
 // With an event may come a *GapError: versions before it are missing in the
 // stream. The caller reads them from the log and goes on. Any other error comes
-// without an event and is the last: the options are wrong, the stream does not
-// exist (ErrNotApplied), this user may not read it, or the connection is closed.
+// without an event and is the last: the options are wrong, the connection is
+// closed, or at the beginning the stream did not exist (ErrNotApplied) or did not
+// answer, as it does to a user who may not read it.
 func Watch(ctx context.Context, js jetstream.JetStream, o WatchOptions) iter.Seq2[engine.Event, error] {
 	return func(yield func(engine.Event, error) bool) {
 		if err := o.validate(); err != nil {
@@ -101,7 +102,8 @@ type watcher struct {
 	js     jetstream.JetStream
 	cursor Cursor
 
-	attached bool      // once
+	placed   bool      // created and next are set
+	attached bool      // it has worked once
 	created  time.Time // of the stream: its identity
 	next     uint64    // stream sequence to go on with; 0: not known yet, by time
 }
@@ -113,7 +115,9 @@ func (w *watcher) report(err error) {
 }
 
 func (w *watcher) run(ctx context.Context, yield func(engine.Event, error) bool) {
+	nc := w.js.Conn()
 	for failures := 0; ctx.Err() == nil; {
+		reconnects := nc.Stats().Reconnects
 		cons, err := w.attach(ctx)
 		if err == nil {
 			failures = 0
@@ -123,11 +127,12 @@ func (w *watcher) run(ctx context.Context, yield func(engine.Event, error) bool)
 				return
 			}
 		}
-		if err != nil && ctx.Err() == nil && (!w.attached || w.js.Conn().IsClosed()) {
-			yield(engine.Event{}, err)
+		if ctx.Err() != nil {
 			return
 		}
-		if ctx.Err() != nil {
+		away := !nc.IsConnected() || nc.Stats().Reconnects != reconnects
+		if err != nil && (nc.IsClosed() || !w.attached && !away) {
+			yield(engine.Event{}, err)
 			return
 		}
 		w.report(err)
@@ -150,15 +155,16 @@ func (w *watcher) attach(ctx context.Context) (jetstream.Consumer, error) {
 	}
 	info := stream.CachedInfo()
 	switch {
-	case !w.attached && w.FromStart:
+	case !w.placed && w.FromStart:
 		w.next = 1
-	case !w.attached && w.Since.IsZero():
+	case !w.placed && w.Since.IsZero():
 		w.next = info.State.LastSeq + 1
-	case w.attached && (!info.Created.Equal(w.created) || w.next > info.State.LastSeq+1):
+	case w.placed && (!info.Created.Equal(w.created) || w.next > info.State.LastSeq+1):
 		// Another stream, or one that lost its end: what was seen will be known by
 		// its version.
 		w.next = 1
 	}
+	w.placed, w.created = true, info.Created
 	c := jetstream.ConsumerConfig{
 		Name:              "watch-" + rand.Text(),
 		FilterSubject:     w.Subjects.EveryEvent(w.Kind),
@@ -180,7 +186,7 @@ func (w *watcher) attach(ctx context.Context) (jetstream.Consumer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch stream %s: %w", name, err)
 	}
-	w.attached, w.created = true, info.Created
+	w.attached = true
 	return cons, nil
 }
 
@@ -211,8 +217,9 @@ func (w *watcher) read(ctx context.Context, cons jetstream.Consumer, yield func(
 		return true, fmt.Errorf("watch: %w", err)
 	}
 	defer msgs.Stop()
+	suspect := false
 	for expect := uint64(1); ; expect++ {
-		msg, err := msgs.Next(jetstream.NextContext(reading))
+		msg, err := next(reading, msgs, suspect)
 		if err != nil {
 			if reading.Err() != nil {
 				err = context.Cause(reading)
@@ -227,10 +234,25 @@ func (w *watcher) read(ctx context.Context, cons jetstream.Consumer, yield func(
 			return true, fmt.Errorf("watch: message %d came where %d was due", md.Sequence.Consumer, expect)
 		}
 		w.next = md.Sequence.Stream + 1
+		took := time.Now()
 		if !w.take(msg, yield) {
 			return false, nil
 		}
+		suspect = suspect || time.Since(took) > pullHeartbeat
 	}
+}
+
+// next waits for a message. When the caller was so slow that heartbeats have
+// gathered in the client's buffer, they may have displaced the last messages
+// that were sent; so if nothing comes for a while the consumer is made anew. A
+// message that was displaced in the middle shows by itself.
+func next(ctx context.Context, msgs jetstream.MessagesContext, suspect bool) (jetstream.Msg, error) {
+	if suspect {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, pullHeartbeat)
+		defer cancel()
+	}
+	return msgs.Next(jetstream.NextContext(ctx))
 }
 
 var errReconnected = errors.New("the connection to NATS was lost and made again")

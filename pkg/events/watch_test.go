@@ -205,6 +205,33 @@ func TestWatchEnds(t *testing.T) {
 
 }
 
+// A watch that begins while NATS is away begins when it is back.
+func TestWatchBeginsLater(t *testing.T) {
+	t.Parallel()
+	srv := testenv.NATS(t)
+	js := natsOf(t, srv, Config{})
+	say(t, js, span("users", 0, 1))
+	srv.Stop()
+	testenv.WaitFor(t, patience, func() bool { return !js.Conn().IsConnected() })
+	var heard []engine.Event
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for ev, err := range Watch(contextFor(t), js, WatchOptions{FromStart: true}) {
+			if err != nil {
+				t.Errorf("watch: %v", err)
+			}
+			heard = append(heard, ev)
+			return
+		}
+	}()
+	srv.Start()
+	<-ended
+	if !slices.Equal(heard, []engine.Event{span("users", 0, 1)}) {
+		t.Errorf("got %+v", heard)
+	}
+}
+
 func TestWatchConnectionClosed(t *testing.T) {
 	t.Parallel()
 	srv := testenv.NATS(t)
@@ -271,12 +298,15 @@ func TestWatchMendsHoles(t *testing.T) {
 			if err != nil {
 				continue
 			}
-			for range 4 {
+			speak := func() {
 				say(t, js, span("users", n, n+1))
 				n++
 			}
+			speak()
+			speak()
 			for range stolen.Messages() {
 			}
+			speak() // what comes after the hole shows it
 		}
 		testenv.WaitFor(t, patience, func() bool { return len(w.all()) == n })
 	}
@@ -286,6 +316,32 @@ func TestWatchMendsHoles(t *testing.T) {
 	}
 	if !mended.has(func(err error) bool { return strings.Contains(err.Error(), "was due") }) {
 		t.Errorf("there was no hole: %v", mended.list)
+	}
+}
+
+// A caller that takes very long to handle an event finds the rest afterwards:
+// heartbeats that came meanwhile may have displaced messages.
+func TestWatchSlowCaller(t *testing.T) {
+	t.Parallel()
+	js := natsOf(t, testenv.NATS(t), Config{})
+	const n = 1200 // more than is fetched at once
+	said := make([]engine.Event, n)
+	for i := range said {
+		said[i] = span("users", i, i+1)
+	}
+	say(t, js, said[0])
+	heard := 0
+	for ev, err := range Watch(contextFor(t), js, WatchOptions{FromStart: true}) {
+		if err != nil || ev != said[heard] {
+			t.Fatalf("event %d: got %+v, %v", heard, ev, err)
+		}
+		if heard++; heard == 1 {
+			time.Sleep(pullHeartbeat + pullHeartbeat/2) // one heartbeat is in the buffer
+			say(t, js, said[1:]...)
+		}
+		if heard == n {
+			break
+		}
 	}
 }
 
