@@ -59,11 +59,16 @@ func (h *home) begin() error {
 	if err != nil && !fresh {
 		return err
 	}
-	err = os.Remove(filepath.Join(h.dir, cleanName))
+	name := filepath.Join(h.dir, cleanName)
+	said, err := os.ReadFile(name)
+	if err == nil {
+		h.clean = string(said) == h.cleanText(name)
+		err = os.Remove(name)
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	h.clean = err == nil || fresh
+	h.clean = h.clean || fresh
 	if err := h.setAddress(""); err != nil {
 		return err
 	}
@@ -76,10 +81,37 @@ func (h *home) begin() error {
 // setClean says that the index is whole.
 func (h *home) setClean() error {
 	name := filepath.Join(h.dir, cleanName)
-	if err := writeFile(name, []byte("The index was closed and is whole. Do not copy this file.\n")); err != nil {
+	err := writeFile(name, nil)
+	if err == nil {
+		err = os.WriteFile(name, []byte(h.cleanText(name)), 0o644)
+	}
+	if err == nil {
+		err = syncFile(name)
+	}
+	if err != nil {
 		return errors.Join(err, os.Remove(name))
 	}
 	return syncDir(h.dir)
+}
+
+// cleanText is what the marker holds: it names itself, so that a copy of the
+// directory, which may be older than the bucket beside it, has none.
+func (h *home) cleanText(name string) string {
+	text := "The index was closed and is whole.\n"
+	for _, path := range []string{h.dir, name} {
+		if info, err := os.Stat(path); err == nil {
+			text += fileID(info) + "\n"
+		}
+	}
+	return text
+}
+
+func syncFile(name string) error {
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 func (h *home) setAddress(addr string) error {

@@ -108,6 +108,29 @@ func TestUncleanStaysUnclean(t *testing.T) {
 	}
 }
 
+// A copy of a closed index may be older than its bucket: it is not whole.
+func TestCopyIsUnclean(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	x := openIndex(t, dir, disk.Options{})
+	if err := fenceAndOpen(t.Context(), x, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Close(); err != nil {
+		t.Fatal(err)
+	}
+	backup := filepath.Join(t.TempDir(), "backup")
+	if err := os.CopyFS(backup, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if y := openIndex(t, backup, disk.Options{}); y.Clean() {
+		t.Error("got a clean index from a copy")
+	}
+	if y := openIndex(t, dir, disk.Options{}); !y.Clean() {
+		t.Error("got an unclean index where it was copied from")
+	}
+}
+
 // A damaged store is told with the way out.
 func TestDamagedStore(t *testing.T) {
 	t.Parallel()

@@ -4,8 +4,10 @@ package disk
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,3 +48,11 @@ func (l flock) Close() error {
 }
 
 func isNotDir(err error) bool { return errors.Is(err, unix.ENOTDIR) }
+
+// fileID tells a file from a copy of it.
+func fileID(info os.FileInfo) string {
+	if s, ok := info.Sys().(*syscall.Stat_t); ok {
+		return fmt.Sprintf("device %d inode %d", s.Dev, s.Ino)
+	}
+	return ""
+}
