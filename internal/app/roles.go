@@ -24,6 +24,20 @@ import (
 // supervisor stops them in the reverse order: doors, workers, relay, engine,
 // index, connection, operations port.
 
+// servers is what every role of the distributed form begins with: the
+// operations port, NATS, the index and the bucket. The caller stops the
+// process's parts, error or not.
+func (p *process) servers(ctx context.Context, checks ...string) (nc *nats.Conn, js jetstream.JetStream, parts *lake.Parts, err error) {
+	if err := p.startOps(ctx, append([]string{"nats", "lake", "service"}, checks...)...); err != nil {
+		return nil, nil, nil, err
+	}
+	if nc, js, err = p.connect(ctx); err != nil {
+		return nil, nil, nil, err
+	}
+	parts, err = p.openServers(ctx)
+	return nc, js, parts, err
+}
+
 // Ingest commits writes, relays events and sweeps.
 func Ingest(ctx context.Context, c *Config, out, errOut io.Writer) error {
 	p, err := newProcess(c, "ingest", errOut)
@@ -31,14 +45,7 @@ func Ingest(ctx context.Context, c *Config, out, errOut io.Writer) error {
 		return err
 	}
 	defer p.sup.stop()
-	if err := p.startOps(ctx, "nats", "lake", "streams", "service"); err != nil {
-		return err
-	}
-	nc, js, err := p.connect(ctx)
-	if err != nil {
-		return quiet(ctx, err)
-	}
-	parts, err := p.openServers(ctx)
+	nc, js, parts, err := p.servers(ctx, "streams")
 	if err != nil {
 		return quiet(ctx, err)
 	}
@@ -67,14 +74,7 @@ func Snapshotter(ctx context.Context, c *Config, out, errOut io.Writer) error {
 		return err
 	}
 	defer p.sup.stop()
-	if err := p.startOps(ctx, "nats", "lake", "streams", "service"); err != nil {
-		return err
-	}
-	nc, js, err := p.connect(ctx)
-	if err != nil {
-		return quiet(ctx, err)
-	}
-	parts, err := p.openServers(ctx)
+	nc, js, parts, err := p.servers(ctx, "streams")
 	if err != nil {
 		return quiet(ctx, err)
 	}
@@ -98,14 +98,7 @@ func Reader(ctx context.Context, c *Config, out, errOut io.Writer) error {
 		return err
 	}
 	defer p.sup.stop()
-	if err := p.startOps(ctx, "nats", "lake", "service"); err != nil {
-		return err
-	}
-	nc, _, err := p.connect(ctx)
-	if err != nil {
-		return quiet(ctx, err)
-	}
-	parts, err := p.openServers(ctx)
+	nc, _, parts, err := p.servers(ctx)
 	if err != nil {
 		return quiet(ctx, err)
 	}
