@@ -50,7 +50,7 @@ var (
 var rareBranches = []string{
 	"tombstone won", "tombstone lost", "decided: tombstone", "decided: rolled_back", "decided: rolled_forward", "commit waited", "run waited its turn",
 	"lease refused", "taken over", "adopted a snapshot", "lost race for an epoch", "zombie put after seal", "exists, and is one's own",
-	"run gone", "another's seal counts",
+	"another's seal counts",
 }
 
 // history runs one seed in a bubble of its own.

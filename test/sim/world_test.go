@@ -474,7 +474,13 @@ func (w *world) collect(p *process) map[string]*final {
 			if err != nil && !f.absent {
 				failed = errors.Join(failed, err)
 			}
-			if f.log, err = wholeLog(ctx, p.engine, name, 7); err != nil {
+			for range 20 {
+				if f.log, err = wholeLog(ctx, p.engine, name, 7); !errors.Is(err, engine.ErrUnavailable) {
+					break
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+			if err != nil {
 				failed = errors.Join(failed, err)
 			}
 			all[name] = f
