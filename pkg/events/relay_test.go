@@ -190,13 +190,13 @@ func TestRelayLosesLease(t *testing.T) {
 	testenv.WaitFor(t, patience, func() bool {
 		return errs.has(func(err error) bool { return strings.Contains(err.Error(), "relay's lease of") })
 	})
-	last, since := reads.Load(), time.Now()
-	testenv.WaitFor(t, patience, func() bool {
-		if now := reads.Load(); now != last {
-			last, since = now, time.Now()
-		}
-		return time.Since(since) > 100*time.Millisecond // many polls
-	})
+	failing := time.Now()
+	testenv.WaitFor(t, patience, func() bool { return time.Since(failing) > 2*r.LeaseTTL })
+	before := reads.Load()
+	testenv.WaitFor(t, patience, func() bool { r.Poke(); return time.Since(failing) > 3*r.LeaseTTL })
+	if n := reads.Load() - before; n != 0 {
+		t.Errorf("it read %d times without a lease", n)
+	}
 	o.setFail(nil)
 	o.commit("users", 1)
 	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 })

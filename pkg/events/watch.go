@@ -33,6 +33,8 @@ type WatchOptions struct {
 	// lost connection, a deleted consumer, a message that is not an event. nil:
 	// nobody is told.
 	OnError func(error)
+
+	heartbeat time.Duration // of the consumer; default pullHeartbeat
 }
 
 // sinceSlack is how much earlier than the second of Since the watch looks for
@@ -55,6 +57,9 @@ func Watch(ctx context.Context, js jetstream.JetStream, o WatchOptions) iter.Seq
 		if err := o.validate(); err != nil {
 			yield(engine.Event{}, err)
 			return
+		}
+		if o.heartbeat == 0 {
+			o.heartbeat = pullHeartbeat
 		}
 		w := &watcher{WatchOptions: o, js: js}
 		if o.Catalog != "" && !o.Since.IsZero() {
@@ -212,14 +217,14 @@ func (w *watcher) read(ctx context.Context, cons jetstream.Consumer, yield func(
 			cancel(errReconnected)
 		}
 	}()
-	msgs, err := cons.Messages(jetstream.PullExpiry(pullExpiry), jetstream.PullHeartbeat(pullHeartbeat))
+	msgs, err := cons.Messages(jetstream.PullExpiry(pullExpiry), jetstream.PullHeartbeat(w.heartbeat))
 	if err != nil {
 		return true, fmt.Errorf("watch: %w", err)
 	}
 	defer msgs.Stop()
 	suspect := false
 	for expect := uint64(1); ; expect++ {
-		msg, err := next(reading, msgs, suspect)
+		msg, err := w.receive(reading, msgs, suspect)
 		if err != nil {
 			if reading.Err() != nil {
 				err = context.Cause(reading)
@@ -238,18 +243,18 @@ func (w *watcher) read(ctx context.Context, cons jetstream.Consumer, yield func(
 		if !w.take(msg, yield) {
 			return false, nil
 		}
-		suspect = suspect || time.Since(took) > pullHeartbeat
+		suspect = suspect || time.Since(took) > w.heartbeat
 	}
 }
 
-// next waits for a message. When the caller was so slow that heartbeats have
+// receive waits for a message. When the caller was so slow that heartbeats have
 // gathered in the client's buffer, they may have displaced the last messages
 // that were sent; so if nothing comes for a while the consumer is made anew. A
 // message that was displaced in the middle shows by itself.
-func next(ctx context.Context, msgs jetstream.MessagesContext, suspect bool) (jetstream.Msg, error) {
+func (w *watcher) receive(ctx context.Context, msgs jetstream.MessagesContext, suspect bool) (jetstream.Msg, error) {
 	if suspect {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, pullHeartbeat)
+		ctx, cancel = context.WithTimeout(ctx, w.heartbeat)
 		defer cancel()
 	}
 	return msgs.Next(jetstream.NextContext(ctx))

@@ -320,28 +320,47 @@ func TestWatchMendsHoles(t *testing.T) {
 }
 
 // A caller that takes very long to handle an event finds the rest afterwards:
-// heartbeats that came meanwhile may have displaced messages.
+// heartbeats that came meanwhile displace the last messages in the client's
+// buffer.
 func TestWatchSlowCaller(t *testing.T) {
 	t.Parallel()
 	js := natsOf(t, testenv.NATS(t), Config{})
-	const n = 1200 // more than is fetched at once
+	const n = jetstream.DefaultMaxMessages // as many as the buffer holds
 	said := make([]engine.Event, n)
 	for i := range said {
 		said[i] = span("users", i, i+1)
 	}
 	say(t, js, said[0])
 	heard := 0
-	for ev, err := range Watch(contextFor(t), js, WatchOptions{FromStart: true}) {
+	const heartbeat = 500 * time.Millisecond // the least that the client allows
+	var mended errorList
+	for ev, err := range Watch(contextFor(t), js, WatchOptions{FromStart: true, OnError: mended.add, heartbeat: heartbeat}) {
 		if err != nil || ev != said[heard] {
 			t.Fatalf("event %d: got %+v, %v", heard, ev, err)
 		}
 		if heard++; heard == 1 {
-			time.Sleep(pullHeartbeat + pullHeartbeat/2) // one heartbeat is in the buffer
+			time.Sleep(6 * heartbeat) // several are in the buffer
 			say(t, js, said[1:]...)
+			testenv.WaitFor(t, patience, func() bool { // until all has been sent to the client
+				stream, err := js.Stream(contextFor(t), "LAKE_EVENTS")
+				if err != nil {
+					t.Fatal(err)
+				}
+				for info := range stream.ListConsumers(contextFor(t)).Info() {
+					return info.Delivered.Consumer == n
+				}
+				return false
+			})
+			if err := js.Conn().Flush(); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if heard == n {
 			break
 		}
+	}
+	if mended.len() == 0 {
+		t.Error("no message was displaced: the test tests nothing")
 	}
 }
 
