@@ -203,7 +203,9 @@ func (e *Engine) restore(ctx context.Context, n uint64, before []ShardEpoch, sea
 	oldest := n
 	for s, b := range before {
 		saw(b.Mark.Unix())
-		if b.Empty || b.N == 0 { // a shard that was never fenced knows nothing
+		// A shard that was never fenced knows nothing; one whose epoch was never
+		// open may have been emptied, and half restored since.
+		if b.Empty || b.N == 0 || !b.Open {
 			if err := e.insist(ctx, func() error { return e.adoptSnapshots(ctx, n, s, saw) }); err != nil {
 				return 0, fmt.Errorf("adopt snapshots of shard %x: %w", s, err)
 			}
