@@ -283,6 +283,13 @@ func TestJobsThatCannotBeHandled(t *testing.T) {
 	if ev := <-got; ev != (engine.Event{Catalog: "users"}) {
 		t.Errorf("got %+v", ev)
 	}
+	job(t, js, engine.Event{Catalog: "Items.1"}) // as the requeue task does
+	if ev := <-got; ev != (engine.Event{Catalog: "Items.1"}) {
+		t.Errorf("got %+v", ev)
+	}
+	if err := PublishJob(ctx, js, Subjects{}, engine.Event{Catalog: "a\x00"}); !errors.Is(err, engine.ErrInvalid) {
+		t.Errorf("got %v, want ErrInvalid", err)
+	}
 }
 
 // When told to stop, running jobs finish and what waits goes to others.

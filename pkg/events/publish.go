@@ -14,13 +14,19 @@ import (
 
 // PublishJob asks the snapshotters to fold a catalog: what a reader does whose
 // merge took too long, and the requeue task with what no event announced. The
-// event is what made the job due; only its Catalog must be set, the rest may be
-// zero. A job of the same catalog that is not done yet is replaced. Unlike the
+// event is what made the job due; only its Catalog must be set: without a kind
+// and a range the job has no body. A job of the same catalog that is not done yet is replaced. Unlike the
 // relay's jobs it bears no message id: asking again must count again.
 func PublishJob(ctx context.Context, js jetstream.JetStream, s Subjects, ev engine.Event) error {
+	if err := engine.ValidateCatalog(ev.Catalog); err != nil {
+		return fmt.Errorf("publish a snapshot job: %w", err)
+	}
 	m, err := jobMessage(s, ev)
 	if err != nil {
 		return fmt.Errorf("publish the snapshot job of catalog %q: %w", ev.Catalog, err)
+	}
+	if ev.Kind == "" || !ev.Prev.Less(ev.Version) {
+		m.msg.Data = nil
 	}
 	m.msg.Header.Del(HeaderMsgID)
 	// An answer that was lost with a connection never comes, however long the
