@@ -197,7 +197,7 @@ func (p *Parts) open(ctx context.Context, o *options, rawURL string) error {
 		o.engine.Cache = cache
 	}
 	if o.background {
-		o.engine.Sweep = true
+		o.engine.Sweep, o.engine.Collect = true, true
 		o.engine.FoldWorkers = max(1, o.engine.FoldWorkers)
 	}
 	o.engine.StrictPending = o.engine.StrictPending || o.strict

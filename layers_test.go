@@ -18,7 +18,7 @@ const module = "github.com/jsonlake/lake"
 // only packages on lower steps, never a neighbour on its own:
 //
 //	5   the commands
-//	4   internal/app: configuration, wiring, lifecycle
+//	4   internal/app: configuration, wiring, lifecycle; internal/bench: measuring it from outside
 //	3   the library, the services, the doors
 //	2   one package per technology, named for it
 //	1   the lake itself, and every interface it needs
@@ -33,7 +33,8 @@ var staircase = map[string]int{
 	"cmd/snapshotter":    5,
 	"deploy/healthcheck": 5, // a command of the container image; needs nothing of the lake
 
-	"internal/app": 4,
+	"internal/app":   4,
+	"internal/bench": 4, // starts lakes as processes, and knows nothing of their wiring
 
 	".":                3,
 	"internal/gateway": 3,

@@ -11,7 +11,8 @@ import (
 type logCmd struct {
 	target
 	Catalog string         `arg:"" help:"Catalog."`
-	After   engine.Version `help:"Only versions after this one." default:"0_0"`
+	After   engine.Version `help:"Only versions after this one; with --desc, before it." default:"0_0"`
+	Desc    bool           `help:"Newest first."`
 	Limit   int            `help:"Most deltas to print; 0 prints all." default:"100"`
 }
 
@@ -21,12 +22,16 @@ func (c *logCmd) Run(ctx context.Context, s *streamsIO) error {
 	}
 	return c.with(ctx, func(ctx context.Context, l store) error {
 		after, left := c.After, c.Limit
+		order := engine.Ascending
+		if c.Desc {
+			order = engine.Descending
+		}
 		for {
 			page := 1000
 			if c.Limit > 0 {
 				page = min(page, left)
 			}
-			p, err := l.Log(ctx, engine.LogRequest{Catalog: c.Catalog, After: after, Limit: page})
+			p, err := l.Log(ctx, engine.LogRequest{Catalog: c.Catalog, After: after, Limit: page, Order: order})
 			if err != nil {
 				return err
 			}

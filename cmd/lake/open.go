@@ -12,23 +12,30 @@ import (
 	"strings"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/nats-io/nats.go"
 
 	"github.com/jsonlake/lake"
 	"github.com/jsonlake/lake/pkg/client"
 	"github.com/jsonlake/lake/pkg/engine"
 	"github.com/jsonlake/lake/pkg/engine/disk"
+	"github.com/jsonlake/lake/pkg/engine/trace"
 )
 
 // store is what the client commands need of a lake; the engine and the client
 // over NATS both have it.
 type store interface {
 	Write(ctx context.Context, req engine.WriteRequest) (engine.WriteResult, error)
+	WriteBatch(ctx context.Context, req engine.BatchRequest) (engine.WriteResult, error)
 	Read(ctx context.Context, req engine.ReadRequest) (engine.ReadResult, error)
 	Outcome(ctx context.Context, req engine.OutcomeRequest) (engine.OutcomeResult, error)
 	Log(ctx context.Context, req engine.LogRequest) (engine.LogPage, error)
+	Diff(ctx context.Context, req engine.DiffRequest) (engine.DiffResult, error)
+	Blame(ctx context.Context, req engine.BlameRequest) (engine.BlameResult, error)
+	Revert(ctx context.Context, req engine.RevertRequest) (engine.WriteResult, error)
 	Catalogs(ctx context.Context, prefix, after string, limit int) ([]engine.CatalogInfo, error)
 	Fold(ctx context.Context, catalog string) (engine.FoldResult, error)
+	Purge(ctx context.Context, req engine.PurgeRequest) (engine.PurgeReceipt, error)
 }
 
 // target is how every client command says which lake it means.
@@ -38,6 +45,19 @@ type target struct {
 	SubjectPrefix string        `help:"First token of every NATS subject." default:"lake"`
 	Timeout       time.Duration `help:"How long to wait for an answer." default:"10s"`
 	JSON          bool          `name:"json" help:"Print JSON."`
+	Trace         bool          `help:"Print to standard error where the time went."`
+
+	command string    // its name
+	errOut  io.Writer // for the trace
+}
+
+// AfterApply is called by kong before the command runs.
+func (t *target) AfterApply(k *kong.Context, s *streamsIO) error {
+	t.command, t.errOut = k.Selected().Name, s.err
+	if t.Trace && t.command == "watch" {
+		return errors.New("--trace is of a request, and a watch is none; leave it out")
+	}
+	return nil
 }
 
 // isURL tells a server from a directory.
@@ -98,6 +118,10 @@ func (t *target) connect(url string) (*client.Client, error) {
 func (t *target) with(ctx context.Context, f func(ctx context.Context, s store) error) error {
 	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
 	defer cancel()
+	if t.Trace {
+		ctx = trace.WithTrace(ctx, t.command)
+		defer func() { _, _ = fmt.Fprint(t.errOut, trace.FromContext(ctx).Dump()) }()
+	}
 	s, done, err := t.open(ctx)
 	if err != nil {
 		return err

@@ -7,7 +7,7 @@ import (
 	"github.com/jsonlake/lake/pkg/engine"
 )
 
-// writing is what put, patch and rm share.
+// writing is what put, patch, batch and rm share.
 type writing struct {
 	target
 	Author    string          `help:"Who asks; kept in the history." placeholder:"NAME"`
@@ -17,10 +17,16 @@ type writing struct {
 }
 
 func (w *writing) write(ctx context.Context, s *streamsIO, req engine.WriteRequest) error {
-	req.Author = w.Author
-	req.WriteOptions = engine.WriteOptions{ID: w.ID, IfVersion: w.IfVersion, IfAbsent: w.IfAbsent}
+	return w.commit(ctx, s, func(ctx context.Context, l store, o engine.WriteOptions) (engine.WriteResult, error) {
+		req.Author, req.WriteOptions = w.Author, o
+		return l.Write(ctx, req)
+	})
+}
+
+// commit makes a write and prints its version.
+func (w *writing) commit(ctx context.Context, s *streamsIO, write func(context.Context, store, engine.WriteOptions) (engine.WriteResult, error)) error {
 	return w.with(ctx, func(ctx context.Context, l store) error {
-		r, err := l.Write(ctx, req)
+		r, err := write(ctx, l, engine.WriteOptions{ID: w.ID, IfVersion: w.IfVersion, IfAbsent: w.IfAbsent})
 		if err != nil {
 			return err
 		}

@@ -15,11 +15,15 @@ import (
 
 type watchCmd struct {
 	target
-	Catalog   string         `arg:"" optional:"" help:"Catalog; all of them by default."`
-	Prefix    string         `help:"Only catalogs whose names begin so."`
-	Since     engine.Version `help:"Begin after this version of the catalog." default:"0_0"`
-	FromStart bool           `help:"Begin with the oldest event that the stream still has."`
-	Count     int            `help:"End after so many events; 0 goes on." default:"0"`
+	Catalog    string         `arg:"" optional:"" help:"Catalog; all of them by default."`
+	Prefix     string         `help:"Only catalogs whose names begin so."`
+	Path       string         `help:"Only changes that can touch the value at this JSON Pointer." placeholder:"POINTER"`
+	Since      engine.Version `help:"Begin after this version of the catalog." default:"0_0"`
+	Cursor     string         `help:"Go on after the item that had this cursor (--json prints them)."`
+	FromStart  bool           `help:"Begin with the first version that is kept."`
+	Include    string         `help:"What to tell besides the event: patch (the deltas) or document (the document at that version)." enum:",patch,document" default:""`
+	SkipAuthor string         `help:"Pass over the deltas of this author." placeholder:"AUTHOR"`
+	Count      int            `help:"End after so many items; 0 goes on." default:"0"`
 }
 
 func (c *watchCmd) Run(ctx context.Context, s *streamsIO) error {
@@ -29,21 +33,23 @@ func (c *watchCmd) Run(ctx context.Context, s *streamsIO) error {
 	}
 	defer cl.Close()
 	o := events.WatchOptions{
-		Catalog: c.Catalog, Prefix: c.Prefix, Since: c.Since, FromStart: c.FromStart,
-		OnError: func(err error) { fmt.Fprintf(s.err, "lake: watch: %v\n", err) },
+		Catalog: c.Catalog, Prefix: c.Prefix, Path: c.Path, Since: c.Since, Cursor: c.Cursor, FromStart: c.FromStart,
+		Include: events.Include(c.Include), SkipAuthor: c.SkipAuthor,
+		OnError: func(err error) { fmt.Fprintf(s.err, "lake: %v\n", err) },
 	}
 	n := 0
-	for ev, err := range cl.Watch(ctx, o) {
-		var gap *events.GapError
+	for item, err := range cl.Watch(ctx, o) {
+		var gone *events.GoneError
 		switch {
-		case errors.As(err, &gap):
-			fmt.Fprintf(s.err, "lake: %v; `lake log` has them\n", err)
+		case errors.As(err, &gone):
+			fmt.Fprintf(s.err, "lake: %v\n", err)
+			continue
 		case ctx.Err() != nil:
 			return nil
 		case err != nil:
 			return err
 		}
-		if err := c.print(s, ev); err != nil {
+		if err := c.print(s, &item); err != nil {
 			return err
 		}
 		if n++; n == c.Count {
@@ -68,15 +74,37 @@ func (c *watchCmd) client() (*client.Client, error) {
 	return c.connect(addr)
 }
 
-func (c *watchCmd) print(s *streamsIO, ev engine.Event) error {
+func (c *watchCmd) print(s *streamsIO, item *events.Item) error {
 	if c.JSON {
-		return printJSON(s.out, ev)
+		return printJSON(s.out, item)
 	}
-	author := ""
-	if ev.Author != "" {
-		author = " by " + ev.Author
+	author, conflated := "", ""
+	if item.Author != "" {
+		author = " by " + item.Author
 	}
-	_, err := fmt.Fprintf(s.out, "%s  %-11s %s  %s (%d deltas, %d bytes)%s\n",
-		time.UnixMilli(ev.Time).UTC().Format(time.DateTime), ev.Kind, ev.Catalog, ev.Version, ev.Count, ev.Bytes, author)
-	return err
+	if item.Conflated > 1 {
+		conflated = fmt.Sprintf(", %d events made into one", item.Conflated)
+	}
+	if _, err := fmt.Fprintf(s.out, "%s  %-11s %s  %s (%d deltas, %d bytes%s)%s\n",
+		time.UnixMilli(item.Time).UTC().Format(time.DateTime), item.Kind, item.Catalog, item.Version, item.Count, item.Bytes, conflated, author); err != nil {
+		return err
+	}
+	for i := range item.Entries {
+		e := &item.Entries[i]
+		if _, err := fmt.Fprintf(s.out, "  %s  %-11s %-10s %s  %s\n", e.Version, e.Merge, e.Outcome.Status, e.Path, e.Body); err != nil {
+			return err
+		}
+	}
+	switch {
+	case item.Document != nil:
+		_, err := fmt.Fprintf(s.out, "  %s\n", item.Document)
+		return err
+	case item.Absent:
+		_, err := fmt.Fprintln(s.out, "  (nothing there)")
+		return err
+	case item.Gone:
+		_, err := fmt.Fprintln(s.out, "  (not kept any more)")
+		return err
+	}
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"reflect"
+	"strconv"
 	"strings"
 	"time"
 
@@ -40,15 +41,21 @@ type Config struct {
 	EventsMaxBytes int64 `help:"Bytes that the events stream may take; its server reserves them. 0: 10 GiB, embedded 1 GiB." default:"0" group:"Lake"`
 
 	OpsListen string `help:"Address of /livez, /readyz and /metrics; empty: none." default:"127.0.0.1:9422" group:"Operations"`
+	Pprof     bool   `name:"pprof" help:"Serve /debug/pprof on that address too: CPU and memory profiles. Who reaches it can slow the process down." default:"false" group:"Operations"`
 	LogLevel  string `help:"Least severe log level: ${enum}." enum:"debug,info,warn,error" default:"info" group:"Operations"`
 	LogFormat string `help:"Log format: ${enum}; auto is console on a terminal." enum:"auto,json,console" default:"auto" group:"Operations"`
 
-	Workers         int           `help:"Requests handled at once; 0: 1,024 for ingest, 64 for a reader, 4 folds for a snapshotter." default:"0" group:"Limits"`
+	Retain       []string      `help:"History to keep, by catalog prefix: PREFIX=AGE, as in carts-=90d; a snapshot and its deltas that are older go. The longest prefix counts. None: everything is kept." group:"Garbage" placeholder:"PREFIX=AGE"`
+	GCGrace      time.Duration `name:"gc-grace" help:"How long what is not needed any more is kept in the bucket." default:"1h" group:"Garbage"`
+	CompactAfter time.Duration `help:"Age from which segments with a few live writes are copied together." default:"1h" group:"Garbage"`
+
+	Workers         int           `help:"Requests handled at once; 0: 1,024 for ingest, 64 for a reader, 4 folds for a snapshotter, 4 catalogs for verify." default:"0" group:"Limits"`
 	MaxBody         int64         `help:"Largest body of a write over NATS, bytes." default:"1048576" group:"Limits"`
 	MaxDocument     int64         `help:"Largest document, bytes." default:"67108864" group:"Limits"`
 	MaxDepth        int           `help:"Deepest nesting of a document or body." default:"128" group:"Limits"`
 	MaxOps          int           `name:"max-ops" help:"Most operations of one JSON Patch." default:"10000" group:"Limits"`
 	MaxPendingBytes int64         `help:"Bytes of writes that wait to be committed; more are refused." default:"268435456" group:"Limits"`
+	MaxUnfolded     int64         `help:"Deltas of one catalog that may wait to be folded; over it its writers wait, and are then refused. Negative: any number." default:"4000000" group:"Limits"`
 	DocumentCache   int64         `help:"In-process cache of merged documents, bytes; negative: none." default:"268435456" group:"Limits"`
 	MaxInflight     int           `help:"Segments on their way to the bucket at once." default:"8" group:"Tuning"`
 	Linger          time.Duration `help:"How long a group commit waits for company although it could leave." default:"0s" group:"Tuning"`
@@ -71,6 +78,7 @@ func (c *Config) Validate() error {
 		{"max-body", c.MaxBody}, {"max-document", c.MaxDocument}, {"max-depth", int64(c.MaxDepth)}, {"max-ops", int64(c.MaxOps)},
 		{"max-pending-bytes", c.MaxPendingBytes}, {"max-inflight", int64(c.MaxInflight)}, {"fold-deltas", c.FoldDeltas}, {"fold-bytes", c.FoldBytes},
 		{"put-timeout", int64(c.PutTimeout)}, {"fold-age", int64(c.FoldAge)}, {"requeue-every", int64(c.RequeueEvery)}, {"cache-ttl", int64(c.CacheTTL)}, {"replicas", int64(c.Replicas)},
+		{"gc-grace", int64(c.GCGrace)}, {"compact-after", int64(c.CompactAfter)},
 	} {
 		if f.v <= 0 {
 			return fmt.Errorf("--%s must be greater than 0, not %d", f.name, f.v)
@@ -79,10 +87,59 @@ func (c *Config) Validate() error {
 	if c.Linger < 0 || c.Workers < 0 || c.EventsMaxBytes < 0 {
 		return errors.New("--linger, --workers and --events-max-bytes must not be negative")
 	}
+	if c.S3 != "" && c.GCGrace < minGrace {
+		return fmt.Errorf("--gc-grace must be at least %v: a put of another process may still be under way", minGrace)
+	}
+	if _, err := c.retention(); err != nil {
+		return err
+	}
 	if c.CacheRedis != "" && c.CacheRedis == c.Redis {
 		return errors.New("--cache-redis is the same server as --redis: the cache may evict, the index must not; start a second Redis or leave --cache-redis out")
 	}
 	return nil
+}
+
+// minGrace is above what a writer may take to find out what became of its put.
+const minGrace = 10 * time.Minute
+
+// retention parses --retain.
+func (c *Config) retention() ([]engine.Retention, error) {
+	var rules []engine.Retention
+	for _, r := range c.Retain {
+		at := strings.LastIndexByte(r, '=')
+		if at < 0 {
+			return nil, fmt.Errorf("--retain %q is not PREFIX=AGE, as in carts-=90d or =1y for all", r)
+		}
+		age, err := ParseAge(r[at+1:])
+		if err != nil {
+			return nil, fmt.Errorf("--retain %q: %w", r, err)
+		}
+		rules = append(rules, engine.Retention{Prefix: r[:at], OlderThan: age})
+	}
+	return rules, nil
+}
+
+// ParseAge parses a duration that may be in days (d), weeks (w) or years of 365
+// days (y), of at least a day: for so long idempotency ids are kept.
+func ParseAge(s string) (time.Duration, error) {
+	var age time.Duration
+	var err error
+	day := map[byte]time.Duration{'d': 1, 'w': 7, 'y': 365}
+	if n := len(s) - 1; n > 0 && day[s[n]] > 0 {
+		var count uint64
+		if count, err = strconv.ParseUint(s[:n], 10, 16); err == nil {
+			age = time.Duration(count) * day[s[n]] * 24 * time.Hour
+		}
+	} else {
+		age, err = time.ParseDuration(s)
+	}
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("%q is no age; write 90d, 12w, 2y or 36h", s)
+	case age < engine.IDTTL:
+		return 0, fmt.Errorf("an age of %s is less than the %v for which idempotency ids are kept", s, engine.IDTTL)
+	}
+	return age, nil
 }
 
 // streams is what the streams should be like.
@@ -94,10 +151,15 @@ func (c *Config) subjects() events.Subjects { return events.Subjects{Prefix: c.S
 
 // engineOptions are the engine's share of the configuration.
 func (c *Config) engineOptions() engine.Options {
+	retention, _ := c.retention() // Validate has looked at it
 	return engine.Options{
+		Retention:       retention,
+		Grace:           c.GCGrace,
+		CompactAfter:    c.CompactAfter,
 		Name:            c.Name,
 		Limits:          merge.Limits{MaxDocument: c.MaxDocument, MaxDepth: c.MaxDepth, MaxOps: c.MaxOps},
 		MaxPendingBytes: c.MaxPendingBytes,
+		MaxUnfolded:     c.MaxUnfolded,
 		DocumentCache:   c.DocumentCache,
 		MaxInflight:     c.MaxInflight,
 		Linger:          c.Linger,

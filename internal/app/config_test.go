@@ -3,10 +3,14 @@ package app
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/jsonlake/lake/pkg/engine"
 )
 
 func parse(t *testing.T, args ...string) (*Config, []*kong.Flag, error) {
@@ -100,5 +104,23 @@ func TestShowHidesPasswords(t *testing.T) {
 	}
 	if found != 2 {
 		t.Errorf("got %d of 2 settings", found)
+	}
+}
+
+func TestRetain(t *testing.T) {
+	t.Parallel()
+	c, _, err := parse(t, "--retain", "carts-=90d", "--retain", "=2y", "--retain", "a=b=36h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := c.engineOptions().Retention
+	want := []engine.Retention{{Prefix: "carts-", OlderThan: 90 * 24 * time.Hour}, {OlderThan: 2 * 365 * 24 * time.Hour}, {Prefix: "a=b", OlderThan: 36 * time.Hour}}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	for _, bad := range []string{"carts", "carts=", "carts=90", "carts=1h", "carts=-9d", "carts=9x", "=d"} {
+		if _, _, err := parse(t, "--retain", bad); err == nil || !strings.Contains(err.Error(), "retain") {
+			t.Errorf("%q: got error %v, want one about --retain", bad, err)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"sync"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// health serves /livez, /readyz and /metrics. A process is alive while it can
+// health serves /livez, /readyz, /metrics and, when asked for, /debug/pprof. A process is alive while it can
 // answer, and ready while every check passes.
 type health struct {
 	mu     sync.Mutex
@@ -56,11 +57,17 @@ func (h *health) ready(w http.ResponseWriter, _ *http.Request) {
 }
 
 // serve runs the operations port until ctx ends.
-func (h *health) serve(ctx context.Context, l net.Listener, reg prometheus.Gatherer) error {
+func (h *health) serve(ctx context.Context, l net.Listener, reg prometheus.Gatherer, profiles bool) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", h.ready)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	if profiles {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	}
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()

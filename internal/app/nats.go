@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/jsonlake/lake/pkg/engine"
+	"github.com/jsonlake/lake/pkg/events"
 )
 
 // natsOptions are those of every service's connection: it never gives up, and
@@ -26,6 +27,7 @@ func natsOptions(c *Config, name string, log zerolog.Logger) []nats.Option {
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectJitter(100*time.Millisecond, 500*time.Millisecond),
 		nats.ReconnectBufSize(-1),
+		events.WriteTogether,
 		nats.PingInterval(20 * time.Second),
 		nats.MaxPingsOutstanding(3),
 		nats.Timeout(5 * time.Second),
@@ -89,6 +91,10 @@ func drainNATS(nc *nats.Conn) error {
 // embeddedMaxPayload is the largest message of the embedded server.
 const embeddedMaxPayload = 8 << 20
 
+// embeddedMaxPending is what may wait for one connection before the embedded server
+// cuts it: deploy/nats/server.conf says why.
+const embeddedMaxPending = 256 << 20
+
 // checkListen refuses an address of the embedded server that would be open to
 // others.
 func checkListen(c *Config) error {
@@ -111,7 +117,7 @@ func startNATS(c *Config, log zerolog.Logger) (*server.Server, error) {
 		ServerName: "lake", JetStream: true, StoreDir: filepath.Join(c.Data, "nats"),
 		JetStreamMaxStore: 20 << 30, JetStreamMaxMemory: 256 << 20,
 		SyncAlways: true, // the streams that can be rebuilt opt out of it one by one
-		MaxPayload: embeddedMaxPayload, NoSigs: true, DisableJetStreamBanner: true, DontListen: true,
+		MaxPayload: embeddedMaxPayload, MaxPending: embeddedMaxPending, NoSigs: true, DisableJetStreamBanner: true, DontListen: true,
 	}
 	if c.NATSListen != "" {
 		host, port, err := net.SplitHostPort(c.NATSListen)

@@ -67,7 +67,8 @@ func Ingest(ctx context.Context, c *Config, out, errOut io.Writer) error {
 	return p.until(ctx, out, "ready: ingest on "+nc.ConnectedUrlRedacted())
 }
 
-// Snapshotter folds what is due, and looks for what no event announced.
+// Snapshotter folds what is due, looks for what no event announced, and collects
+// garbage.
 func Snapshotter(ctx context.Context, c *Config, out, errOut io.Writer) error {
 	p, err := newProcess(c, "snapshotter", errOut)
 	if err != nil {
@@ -78,7 +79,7 @@ func Snapshotter(ctx context.Context, c *Config, out, errOut io.Writer) error {
 	if err != nil {
 		return quiet(ctx, err)
 	}
-	e, err := p.startEngine(ctx, parts, nil)
+	e, err := p.startEngine(ctx, parts, func(o *engine.Options) { o.Collect = true })
 	if err != nil {
 		return quiet(ctx, err)
 	}
@@ -145,7 +146,7 @@ func Serve(ctx context.Context, c *Config, out, errOut io.Writer) error {
 	}
 	relay := p.relay(parts, js)
 	e, err := p.startEngine(ctx, parts, func(o *engine.Options) {
-		o.Sweep = true
+		o.Sweep, o.Collect = true, true
 		o.Hooks = telemetry.JoinHooks(o.Hooks, pokes(relay))
 	})
 	if err != nil {

@@ -5,10 +5,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/jsonlake/lake/internal/service"
+	"github.com/jsonlake/lake/internal/testenv"
 	"github.com/jsonlake/lake/pkg/client"
 	"github.com/jsonlake/lake/pkg/engine"
 )
@@ -108,5 +110,43 @@ func BenchmarkService(b *testing.B) {
 				}
 			})
 		})
+	}
+}
+
+// BenchmarkRefused measures what a 429 costs: 64 at once, beside a write that is
+// committed and bare NATS (BenchmarkService).
+//
+//	go test -run - -bench 'Service/(bare|write)/many|Refused' ./internal/service
+func BenchmarkRefused(b *testing.B) {
+	h := newHouse(b, engine.Options{})
+	g := newGate()
+	c := service.Config{NATS: h.inProcess(), Metrics: h.metrics, Workers: 1, MaxWait: time.Millisecond}
+	in, err := service.NewIngest(c, g)
+	run(b, in, err)
+	asker := h.inProcess()
+	var waiting []<-chan *nats.Msg
+	for range 2 {
+		waiting = append(waiting, send(b, asker, "lake.v1.write.(users", `1`))
+	}
+	enter(b, g)
+	testenv.WaitFor(b, patience, func() bool { return h.metric("lake_service_requests_in_flight", "endpoint=write") == 2 })
+	time.Sleep(2 * c.MaxWait)
+	delta := []byte(`{"name":"Alice","age":30,"city":"Zürich"}`)
+	b.SetParallelism(32)
+	b.ReportAllocs()
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			m, err := asker.RequestWithContext(b.Context(), "lake.v1.write.(users", delta)
+			if err != nil || m.Header.Get("Nats-Service-Error-Code") != "429" {
+				b.Errorf("got %v %v, want 429", m, err)
+				return
+			}
+		}
+	})
+	b.StopTimer()
+	close(g.leave)
+	for _, w := range waiting {
+		answer(b, w)
 	}
 }

@@ -133,6 +133,7 @@ const (
 	maxSentence = 512
 	maxDetail   = 2048
 	maxPointer  = 2048
+	maxTiming   = 4096
 )
 
 // problem is the error as the outside is told.

@@ -2,20 +2,20 @@ package service
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/alitto/pond/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/jsonlake/lake/internal/telemetry"
 	"github.com/jsonlake/lake/pkg/engine"
+	"github.com/jsonlake/lake/pkg/engine/trace"
 	"github.com/jsonlake/lake/pkg/events"
 )
 
@@ -23,13 +23,18 @@ import (
 type endpoint struct {
 	name    string
 	subject string   // pattern
-	headers []string // Lake-* headers that a request may have, beside Lake-Timeout
+	headers []string // Lake-* headers that a request may have, beside those of supported
 	// pure: a request changes nothing, so that one without a reply subject is not
 	// worth doing.
 	pure     bool
 	request  string // JSON Schema of the body; "" when there is none
 	response string // JSON Schema of the answer
 	handle   func(ctx context.Context, r *request) (*reply, error)
+	// soon, where there is one, may answer a request without a worker: unless it
+	// is false it calls answer once, from any goroutine. A done that is false leaves
+	// the request to handle. The reply's body is not kept.
+	soon     func(r *request, answer func(rep *reply, err error, done bool)) bool
+	soonBody int // largest body of a request that is given to soon, bytes
 
 	door    *door
 	metrics *telemetry.Endpoint
@@ -46,11 +51,12 @@ type request struct {
 	header   nats.Header
 	body     []byte
 	arrived  time.Time
+	deadline time.Time // for soon
 }
 
 // reply is an answer.
 type reply struct {
-	header nats.Header
+	header nats.Header // perhaps other replies' too: only who made it writes to it
 	body   []byte
 }
 
@@ -68,36 +74,55 @@ func (e *endpoint) receive(m micro.Request) {
 	}
 }
 
-func (e *endpoint) admit(r *request) error {
+// soonTimeout is the least time that a request must have for an answer without a
+// worker: nobody watches its deadline here.
+const soonTimeout = 5 * time.Second
+
+// soonClosed is more than may be under way without a worker: added, it closes the
+// way.
+const soonClosed = 1 << 40
+
+// trySoon has an admitted request answered without a worker, if it is of the
+// kind: nothing is wrong with it, and not more of them are under way than there are
+// workers, or, where what waits is bounded by number alone, than may wait too.
+func (e *endpoint) trySoon(r *request) bool {
 	d := e.door
-	if err := d.ready(); err != nil {
-		return err
+	most := d.Workers
+	if d.MaxWait == 0 {
+		most += d.Queue
 	}
-	size := int64(len(r.body))
-	if all := d.pending.Add(size); all > d.MaxPendingBytes && all > size {
-		d.pending.Add(-size)
-		return fmt.Errorf("%w: bodies of %d bytes are waiting; try again after a pause", engine.ErrBusy, all-size)
+	if d.soonCount.Load() >= int64(most) || r.header[events.HeaderTrace] != nil || len(r.body) > e.soonBody || r.reply == "" || r.checkReply() != nil || r.checkHeaders() != nil {
+		return false
 	}
-	e.inFlight.Add(1)
-	e.metrics.Admitted()
-	leave := func() {
-		d.pending.Add(-size)
-		e.inFlight.Add(-1)
-		e.metrics.Left()
+	timeout, err := r.timeout()
+	if err != nil || timeout < soonTimeout {
+		return false
 	}
-	err := d.pool.Go(func() {
-		rep, err := e.serve(r)
-		leave() // before the answer: who has it may ask for more
-		e.finish(r, rep, err)
+	if r.catalog, err = d.Subjects.Catalog(r.subject); err != nil {
+		return false
+	}
+	d.soonCount.Add(1)
+	d.soonWork.Add(1)
+	r.deadline = r.arrived.Add(timeout)
+	asked := e.soon(r, func(rep *reply, err error, done bool) {
+		defer d.soonWork.Done()
+		defer d.soonCount.Add(-1)
+		if done {
+			if time.Now().Before(r.deadline) {
+				err = inTime(err)
+			}
+			e.leave(r)
+			e.finish(r, rep, err)
+		} else if err := e.enqueue(r); err != nil {
+			e.refused.Add(1)
+			e.finish(r, nil, err)
+		}
 	})
-	if err == nil {
-		return nil
+	if !asked {
+		d.soonCount.Add(-1)
+		d.soonWork.Done()
 	}
-	leave()
-	if errors.Is(err, pond.ErrQueueFull) {
-		return fmt.Errorf("%w: %d requests are being worked on and %d wait; try again after a pause", engine.ErrBusy, d.Workers, d.Queue)
-	}
-	return errStopping
+	return asked
 }
 
 // serve works on an admitted request.
@@ -130,18 +155,40 @@ func (e *endpoint) serve(r *request) (rep *reply, err error) {
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("%w: the request did not get its turn before its deadline; nothing was done", engine.ErrUnavailable)
 	}
+	if ctx, err = r.traced(ctx); err != nil {
+		return nil, err
+	}
 	rep, err = e.handle(ctx, r)
-	if err != nil && engine.Code(err).Code == "deadline" && ctx.Err() == nil {
-		// Not the request's time ran out, but that of something it needs.
-		err = fmt.Errorf("%w: %w", engine.ErrUnavailable, err)
+	if timing := trace.FromContext(ctx).ServerTiming(); timing != "" {
+		timed := &reply{header: nats.Header{events.HeaderServerTiming: {cut(timing, maxTiming)}}}
+		if rep != nil {
+			maps.Copy(timed.header, rep.header)
+			timed.body = rep.body
+		}
+		rep = timed
+	}
+	if ctx.Err() == nil {
+		err = inTime(err)
 	}
 	return rep, err
+}
+
+// inTime is the error of a request whose own time has not run out: a deadline was
+// that of something it needs.
+func inTime(err error) error {
+	if err != nil && engine.Code(err).Code == "deadline" {
+		return fmt.Errorf("%w: %w", engine.ErrUnavailable, err)
+	}
+	return err
 }
 
 // finish answers a request and counts it.
 func (e *endpoint) finish(r *request, rep *reply, err error) {
 	status := 200
-	if err != nil {
+	if no, ok := err.(*refusal); ok { //nolint:errorlint // admission returns it bare
+		status, rep = no.Status, no.reply
+		e.log(r, no.Problem, err)
+	} else if err != nil {
 		p := problem(err, r.catalog)
 		status = p.Status
 		rep = problemReply(rep, p)
@@ -199,11 +246,30 @@ func (r *request) checkHeaders() error {
 	if bad == "" {
 		return nil
 	}
-	allowed := strings.Join(append([]string{events.HeaderTimeout}, r.endpoint.headers...), ", ")
+	allowed := r.endpoint.supported()
 	if bad == events.HeaderMsgID || events.UnknownHeader(nats.Header{bad: nil}) == "" {
 		return engine.Invalid("unknown_header", bad, "header %s is not supported by %s in this version of Lake: leave it out (supported: %s)", bad, r.endpoint.name, allowed)
 	}
 	return engine.Invalid("unknown_header", bad, "header %.100q is unknown; names are case-sensitive (supported by %s: %s)", bad, r.endpoint.name, allowed)
+}
+
+// supported lists the headers that an endpoint knows.
+func (e *endpoint) supported() string {
+	return strings.Join(append([]string{events.HeaderTimeout, events.HeaderTrace}, e.headers...), ", ")
+}
+
+// traced begins a trace of a request that asks for one, under the endpoint's
+// name: "Read".
+func (r *request) traced(ctx context.Context) (context.Context, error) {
+	v, given, err := r.value(events.HeaderTrace)
+	switch {
+	case err != nil || !given:
+		return ctx, err
+	case v != "1":
+		return ctx, engine.Invalid("invalid_header", events.HeaderTrace, "header %s is 1 or left out, not %.50q", events.HeaderTrace, v)
+	}
+	name := r.endpoint.name
+	return trace.WithTrace(ctx, strings.ToUpper(name[:1])+name[1:]), nil
 }
 
 func (e *endpoint) allows(header string) bool {
@@ -211,7 +277,7 @@ func (e *endpoint) allows(header string) bool {
 	case header == events.HeaderMsgID && e.pure: // reading twice is reading once
 		return true
 	case header == events.HeaderMsgID:
-	case len(header) < 5 || !strings.EqualFold(header[:5], "Lake-"), header == events.HeaderTimeout:
+	case len(header) < 5 || !strings.EqualFold(header[:5], "Lake-"), header == events.HeaderTimeout, header == events.HeaderTrace:
 		return true
 	}
 	for _, name := range e.headers {

@@ -139,14 +139,14 @@ func (h *house) serve() *house {
 	return h
 }
 
-// trace is what a request could leave behind.
-type trace struct {
+// residue is what a request could leave behind.
+type residue struct {
 	preCommits int64
 	puts       float64
 }
 
-func (h *house) trace() trace {
-	return trace{h.index.preCommits.Load(), h.metric("lake_objects_requests_total", "op=put")}
+func (h *house) trace() residue {
+	return residue{h.index.preCommits.Load(), h.metric("lake_objects_requests_total", "op=put")}
 }
 
 // metric sums the series of a metric that have the labels ("k=v"); of a
@@ -263,6 +263,14 @@ func (g *gate) Write(ctx context.Context, _ engine.WriteRequest) (engine.WriteRe
 	return engine.WriteResult{Version: v, First: v, Count: 1}, g.pass(ctx)
 }
 
+func (g *gate) WriteSoon(time.Time, engine.WriteRequest, func(engine.WriteResult, error)) bool {
+	return false
+}
+
+func (g *gate) WriteBatch(ctx context.Context, req engine.BatchRequest) (engine.WriteResult, error) {
+	return g.Write(ctx, engine.WriteRequest{Catalog: req.Catalog})
+}
+
 func (g *gate) Outcome(context.Context, engine.OutcomeRequest) (engine.OutcomeResult, error) {
 	return engine.OutcomeResult{}, engine.ErrNotFound
 }
@@ -271,12 +279,22 @@ func (g *gate) Read(ctx context.Context, _ engine.ReadRequest) (engine.ReadResul
 	return engine.ReadResult{Body: []byte(`1`), Version: engine.Version{Sec: 1_700_000_000, Seq: 1}}, g.pass(ctx)
 }
 
+func (g *gate) ReadSoon(engine.ReadRequest, func(engine.ReadResult, bool)) bool { return false }
+
 func (g *gate) Log(context.Context, engine.LogRequest) (engine.LogPage, error) {
 	panic("a fault in the lake")
 }
 
 func (g *gate) Catalogs(context.Context, string, string, int) ([]engine.CatalogInfo, error) {
 	return nil, errors.New("dial tcp 10.0.0.1:6379: connection refused")
+}
+
+func (g *gate) Diff(context.Context, engine.DiffRequest) (engine.DiffResult, error) {
+	return engine.DiffResult{}, engine.ErrNotFound
+}
+
+func (g *gate) Blame(context.Context, engine.BlameRequest) (engine.BlameResult, error) {
+	return engine.BlameResult{}, engine.ErrNotFound
 }
 
 func (g *gate) Due(context.Context, string) (bool, error) { return false, nil }

@@ -3,7 +3,11 @@ package service
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"time"
 	"unicode/utf8"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/jsonlake/lake/pkg/engine"
 	"github.com/jsonlake/lake/pkg/engine/merge"
@@ -13,6 +17,9 @@ import (
 // Writer is what Ingest asks of a lake.
 type Writer interface {
 	Write(ctx context.Context, req engine.WriteRequest) (engine.WriteResult, error)
+	// WriteSoon may write without a goroutine that waits.
+	WriteSoon(deadline time.Time, req engine.WriteRequest, answer func(res engine.WriteResult, err error)) bool
+	WriteBatch(ctx context.Context, req engine.BatchRequest) (engine.WriteResult, error)
 	Outcome(ctx context.Context, req engine.OutcomeRequest) (engine.OutcomeResult, error)
 	// Ready is nil when a write would be taken now.
 	Ready() error
@@ -28,6 +35,8 @@ type Writer interface {
 //	  Lake-If-Version       the version that must be current; 0_0: never written
 //	  Lake-If-Absent        1: there must be no document
 //	  Nats-Msg-Id           idempotency id: the same id has one effect in 24 h
+//	  Lake-Batch            ndjson: the body has a delta a line, {"path":"/a","merge":"merge-patch","body":…}, committed as one run
+//	  Lake-Encoding         s2: the batch is a block of s2
 //	→ {"version":"1700000000_1","first":"1700000000_1","count":1,"duplicate":false}, Lake-Version
 //
 //	lake.v1.outcome.<token> {"id":"…"}: what became of the write with this id
@@ -44,11 +53,13 @@ func NewIngest(c Config, lake Writer) (*Ingest, error) {
 	if err := c.setDefaults(1024); err != nil {
 		return nil, err
 	}
+	def(&c.MaxWait, 100*time.Millisecond)
 	s := &Ingest{door: newDoor(c, events.ServiceIngest, "Lake: writes to documents", lake.Ready), lake: lake}
 	s.door.add(&endpoint{
-		name: string(events.VerbWrite), subject: c.Subjects.Every(events.VerbWrite), request: schemaAny, response: schemaWrite, handle: s.write,
+		name: string(events.VerbWrite), subject: c.Subjects.Every(events.VerbWrite), request: schemaAny, response: schemaWrite, handle: s.write, soon: s.writeSoon, soonBody: soonWrite,
 		headers: []string{
 			events.HeaderPath, events.HeaderMerge, events.HeaderAutoParents, events.HeaderAuthor, events.HeaderIfVersion, events.HeaderIfAbsent, events.HeaderMsgID,
+			events.HeaderBatch, events.HeaderEncoding,
 		},
 	})
 	s.door.add(&endpoint{
@@ -65,20 +76,59 @@ func (s *Ingest) Run(ctx context.Context) error { return s.door.run(ctx) }
 func (s *Ingest) Listening() <-chan struct{} { return s.door.listening }
 
 func (s *Ingest) write(ctx context.Context, r *request) (*reply, error) {
+	var res engine.WriteResult
+	form, batch, err := r.value(events.HeaderBatch)
+	switch {
+	case err != nil:
+	case batch:
+		res, err = s.writeBatch(ctx, r, form)
+	default:
+		var req engine.WriteRequest
+		if req, err = s.writeRequest(r); err == nil {
+			res, err = s.lake.Write(ctx, req)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return writeReply(res), nil
+}
+
+// soonWrite is the largest body that is looked through where requests come in.
+const soonWrite = 4 << 10
+
+// writeSoon hands a small write to the group commit, from which it is answered.
+func (s *Ingest) writeSoon(r *request, answer func(rep *reply, err error, done bool)) bool {
+	if r.header[events.HeaderBatch] != nil {
+		return false
+	}
 	req, err := s.writeRequest(r)
 	if err != nil {
-		return nil, err
+		return false
 	}
-	res, err := s.lake.Write(ctx, req)
-	if err != nil {
-		return nil, err
-	}
-	rep, err := jsonReply(res)
-	if err != nil {
-		return nil, err
-	}
-	rep.header[events.HeaderVersion] = []string{res.Version.String()}
-	return rep, nil
+	return s.lake.WriteSoon(r.deadline, req, func(res engine.WriteResult, err error) {
+		if err != nil {
+			answer(nil, err, true)
+		} else {
+			answer(writeReply(res), nil, true)
+		}
+	})
+}
+
+// writeReply is the JSON of a result, laid out by hand: it is the answer that is
+// given most.
+func writeReply(res engine.WriteResult) *reply {
+	v := res.Version.String()
+	b := append(make([]byte, 0, 128), `{"version":"`...)
+	b = append(b, v...)
+	b = append(b, `","first":"`...)
+	b = append(b, res.First.String()...)
+	b = append(b, `","count":`...)
+	b = strconv.AppendInt(b, int64(res.Count), 10)
+	b = append(b, `,"duplicate":`...)
+	b = strconv.AppendBool(b, res.Duplicate)
+	values := []string{"application/json", v} // one piece for both
+	return &reply{header: nats.Header{events.HeaderContentType: values[0:1:1], events.HeaderVersion: values[1:2:2]}, body: append(b, '}')}
 }
 
 func (s *Ingest) outcome(ctx context.Context, r *request) (*reply, error) {
@@ -121,6 +171,15 @@ func writeOptions(r *request) (o engine.WriteOptions, err error) {
 	return o, err
 }
 
+// author is who asks.
+func author(r *request) (string, error) {
+	name, _, err := r.value(events.HeaderAuthor)
+	if err == nil && !utf8.ValidString(name) {
+		err = engine.Invalid("invalid_author", "author", "the author is not valid UTF-8")
+	}
+	return name, err
+}
+
 // writeRequest reads the headers. What they and the body say is the engine's to
 // judge.
 func (s *Ingest) writeRequest(r *request) (engine.WriteRequest, error) {
@@ -154,17 +213,24 @@ func (s *Ingest) writeRequest(r *request) (engine.WriteRequest, error) {
 		}
 		req.NoAutoParents = true
 	}
-	if req.Author, _, err = r.value(events.HeaderAuthor); err != nil {
-		return req, err
+	if r.header[events.HeaderEncoding] != nil {
+		return req, engine.Invalid("invalid_header", events.HeaderEncoding, "header %s is for a batch (%s)", events.HeaderEncoding, events.HeaderBatch)
 	}
-	if !utf8.ValidString(req.Author) {
-		return req, engine.Invalid("invalid_author", "author", "the author is not valid UTF-8")
+	req.Author, req.WriteOptions, err = s.whoAndHow(r)
+	return req, err
+}
+
+// whoAndHow reads the headers that a write and a batch have in common, and
+// bounds the body.
+func (s *Ingest) whoAndHow(r *request) (who string, o engine.WriteOptions, err error) {
+	if who, err = author(r); err != nil {
+		return who, o, err
 	}
-	if req.WriteOptions, err = writeOptions(r); err != nil {
-		return req, err
+	if o, err = writeOptions(r); err != nil {
+		return who, o, err
 	}
 	if most := min(s.door.MaxBody, s.door.NATS.MaxPayload()); int64(len(r.body)) > most {
-		return req, fmt.Errorf("%w: the body has %d bytes, at most %d are allowed over NATS", engine.ErrTooLarge, len(r.body), most)
+		return who, o, fmt.Errorf("%w: the body has %d bytes, at most %d are allowed over NATS", engine.ErrTooLarge, len(r.body), most)
 	}
-	return req, nil
+	return who, o, nil
 }

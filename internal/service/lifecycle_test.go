@@ -68,7 +68,7 @@ func TestBusy(t *testing.T) {
 	h := newHouse(t, engine.Options{})
 	g := newGate()
 	c := h.config()
-	c.Workers, c.Queue = 2, 3
+	c.Workers, c.Queue, c.MaxWait = 2, 3, time.Hour
 	in, err := service.NewIngest(c, g)
 	run(t, in, err)
 	nc := h.connect()

@@ -3,15 +3,18 @@ package service_test
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"github.com/jsonlake/lake/internal/testenv"
 	"github.com/jsonlake/lake/pkg/engine"
+	"github.com/jsonlake/lake/pkg/engine/trace"
 	"github.com/jsonlake/lake/pkg/events"
 )
 
@@ -140,6 +143,7 @@ func TestBadInput(t *testing.T) {
 	before := h.trace()
 
 	const write, read, log, catalogs = "lake.v1.write.(users", "lake.v1.read.(there", "lake.v1.log.(there", "lake.v1.catalogs"
+	const diff, blame = "lake.v1.diff.(there", "lake.v1.blame.(there"
 	const none = -1
 	for _, tc := range []struct {
 		name, subject, body string
@@ -202,8 +206,26 @@ func TestBadInput(t *testing.T) {
 		{"log limit large", log, `{"limit":1001}`, nil, 400, "invalid_limit", "limit", none, "1 to 1000"},
 		{"log limit fraction", log, `{"limit":1.5}`, nil, 400, "invalid_field", "limit", none, "1.5"},
 		{"log limit null", log, `{"limit":null}`, nil, 400, "invalid_field", "limit", none, "null"},
-		{"log order", log, `{"order":"desc"}`, nil, 400, "invalid_order", "order", none, "asc"},
+		{"log order", log, `{"order":"up"}`, nil, 400, "invalid_order", "order", none, "asc"},
 		{"log large", log, `{"order":"` + strings.Repeat("a", 70_000) + `"}`, nil, 413, "too_large", "", none, "65536"},
+
+		{"read at", read, ``, []string{"Lake-At", "yesterday"}, 400, "invalid_at", "Lake-At", none, "nor a time"},
+		{"read at twice", read, ``, []string{"Lake-At", "1_1", "Lake-At", "1_1"}, 400, "invalid_header", "Lake-At", none, "2 times"},
+		{"read consistency", read, ``, []string{"Lake-Consistency", "eventual"}, 400, "invalid_header", "Lake-Consistency", none, "relaxed"},
+		{"read minimal version", read, ``, []string{"Lake-Min-Version", "1"}, 400, "invalid_version", "Lake-Min-Version", none, "1700000000_1"},
+		{"read version had", read, ``, []string{"Lake-If-None-Match", "\"1_1\""}, 400, "invalid_version", "Lake-If-None-Match", none, "1700000000_1"},
+
+		{"diff from", diff, `{"from":"yesterday"}`, nil, 400, "invalid_at", "from", none, "nor a time"},
+		{"diff to", diff, `{"to":1}`, nil, 400, "invalid_field", "to", none, "to"},
+		{"diff format", diff, `{"format":"replace"}`, nil, 400, "invalid_format", "format", none, "json-patch"},
+		{"diff format unknown", diff, `{"format":"unified"}`, nil, 400, "invalid_field", "format", none, "unified"},
+		{"diff ahead", diff, `{"from":"0_0","to":"9999999999_1"}`, nil, 404, "not_found", "", none, "no later one"},
+
+		{"blame pointer", blame, `{"pointer":"a"}`, nil, 400, "invalid_pointer", "pointer", 0, "begin with"},
+		{"blame members", blame, `{"pointer":"/a","members":true}`, nil, 400, "not_an_object", "members", none, "no object"},
+		{"blame limit", blame, `{"members":true,"limit":1001}`, nil, 400, "invalid_limit", "limit", none, "1000"},
+		{"blame after", blame, `{"pointer":"/a","after":"b"}`, nil, 400, "invalid_request", "members", none, "members"},
+		{"blame nothing", blame, `{"pointer":"/nothing"}`, nil, 404, "not_found", "", none, "never"},
 
 		{"catalogs limit", catalogs, `{"limit":-1}`, nil, 400, "invalid_limit", "limit", none, "1 to 1000"},
 		{"catalogs prefix", catalogs, `{"prefix":1}`, nil, 400, "invalid_field", "prefix", none, "prefix"},
@@ -242,13 +264,26 @@ func TestUnknownHeaders(t *testing.T) {
 	ok(t, nc, "lake.v1.write.(users", `{"a":1}`)
 	before := h.trace()
 	for _, header := range []string{
-		"Lake-At", "Lake-Min-Version", "Lake-Consistency", "Lake-If-None-Match", "Lake-Batch", "Lake-Accept",
-		"Lake-Trace", "Lake-Encoding", "Lake-Pfad", "lake-path", "LAKE-PATH", "Lake-", "Lake-Version",
+		"Lake-Accept", "Lake-Pfad", "lake-path", "LAKE-PATH", "Lake-", "Lake-Version",
 	} {
 		for _, subject := range []string{"lake.v1.write.(users", "lake.v1.read.(users", "lake.v1.log.(users", "lake.v1.catalogs"} {
 			p := problem(t, nc, subject, `1`, header, "1")
 			if p.Status != 400 || p.Code != "unknown_header" || p.Field != header || !strings.Contains(p.Detail, header) {
 				t.Errorf("%s on %s: got %+v, want 400 unknown_header that names it", header, subject, p)
+			}
+		}
+	}
+	for _, header := range []string{"Lake-Batch", "Lake-Encoding"} { // of writes alone
+		for _, subject := range []string{"lake.v1.read.(users", "lake.v1.log.(users", "lake.v1.catalogs"} {
+			if p := problem(t, nc, subject, ``, header, "1"); p.Code != "unknown_header" || p.Field != header {
+				t.Errorf("%s on %s: got %+v, want unknown_header", header, subject, p)
+			}
+		}
+	}
+	for _, header := range []string{"Lake-At", "Lake-Min-Version", "Lake-Consistency", "Lake-If-None-Match"} { // of reads alone
+		for _, subject := range []string{"lake.v1.write.(users", "lake.v1.log.(users", "lake.v1.diff.(users", "lake.v1.blame.(users", "lake.v1.catalogs"} {
+			if p := problem(t, nc, subject, `1`, header, "1"); p.Code != "unknown_header" || p.Field != header {
+				t.Errorf("%s on %s: got %+v, want unknown_header", header, subject, p)
 			}
 		}
 	}
@@ -258,6 +293,37 @@ func TestUnknownHeaders(t *testing.T) {
 	}
 	if after := h.trace(); after != before {
 		t.Errorf("refused writes left a trace: got %+v, want %+v", after, before)
+	}
+}
+
+// Lake-Trace: 1 is answered with the steps, of errors too; other values are
+// refused.
+func TestServerTiming(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, engine.Options{}).serve()
+	nc := h.connect()
+	for _, tc := range []struct{ subject, body, want string }{
+		{"lake.v1.write.(users", `{"a":1}`, `^Init;dur=[0-9.]+;desc="catalog=users, deltas=1", PreCommit;dur=.*, StoragePut;dur=.*, Commit;dur=[0-9.]+;desc="version=[0-9]+_[0-9]+"$`},
+		{"lake.v1.read.(users", ``, `^Init;dur=[0-9.]+;desc="catalog=users", View;dur=.*, Load;dur=.*, Merge;dur=`},
+		{"lake.v1.read.(users", ``, `^Init;dur=[0-9.]+;desc="catalog=users", View;dur=[0-9.]+;desc="version=[0-9]+_[0-9]+, have=[0-9]+_[0-9]+, runs=0"$`},
+		{"lake.v1.read.(nobody", ``, `^Init;dur=.*, View;dur=`},
+	} {
+		if got := request(t, nc, tc.subject, tc.body, "Lake-Trace", "1").Header.Get("Server-Timing"); !regexp.MustCompile(tc.want).MatchString(got) {
+			t.Errorf("%s: got %q, want %s", tc.subject, got, tc.want)
+		}
+		if got := request(t, nc, tc.subject, tc.body).Header.Get("Server-Timing"); got != "" {
+			t.Errorf("%s without a trace: got %q", tc.subject, got)
+		}
+		if p := problem(t, nc, tc.subject, tc.body, "Lake-Trace", "yes"); p.Code != "invalid_header" || p.Field != "Lake-Trace" {
+			t.Errorf("%s: got %+v, want invalid_header", tc.subject, p)
+		}
+	}
+	ctx := trace.WithTrace(t.Context(), "Read")
+	if _, err := h.client().Read(ctx, engine.ReadRequest{Catalog: "users"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := trace.FromContext(ctx).Dump(); !regexp.MustCompile(`(?s)^=== Trace \[Read\]: Total .*1\. Init: .*2\. View: .*3\. .*Wire: .*\{subject=lake\.v1\.read\.\(users\}\n$`).MatchString(got) {
+		t.Errorf("over the client: got\n%s", got)
 	}
 }
 
@@ -452,7 +518,7 @@ func TestLongErrors(t *testing.T) {
 // A read changes nothing: what it costs the bucket is told by the metrics.
 func TestReadsPutNothing(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t, engine.Options{DocumentCache: -1}).serve()
+	h := newHouse(t, engine.Options{DocumentCache: -1, FrameCache: -1}).serve()
 	nc := h.connect()
 	for i := range 20 {
 		ok(t, nc, "lake.v1.write.(users", `{"a":1}`, "Lake-Path", fmt.Sprintf("/n%d", i))
@@ -468,5 +534,58 @@ func TestReadsPutNothing(t *testing.T) {
 	}
 	if h.metric("lake_objects_requests_total", "op=get_range") == gets {
 		t.Error("the reads got no objects: this test shows nothing")
+	}
+}
+
+// A batch is one run, in NATS's own words: a delta a line.
+func TestBatch(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, engine.Options{}).serve()
+	nc := h.connect()
+	const lines = `{"path":"/a","merge":"replace","body":{"x":1}}` + "\n" + `{"body":{"b":2}}` + "\n" + `{"path":"/a/x","merge":"delete"}` + "\n"
+	send := func(body string, headers ...string) engine.WriteResult {
+		t.Helper()
+		var res engine.WriteResult
+		if err := json.Unmarshal(ok(t, nc, "lake.v1.write.(users", body, append([]string{"Lake-Batch", "ndjson"}, headers...)...).Data, &res); err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	first := send(lines, "Nats-Msg-Id", "one", "Lake-Author", "alice", "Lake-If-Version", "0_0")
+	if first.Count != 3 || first.Version != first.First.Add(2) || first.Duplicate {
+		t.Errorf("got %+v, want three versions in a row", first)
+	}
+	if again := send(string(s2.Encode(nil, []byte(lines))), "Nats-Msg-Id", "one", "Lake-Author", "alice", "Lake-Encoding", "s2"); again.First != first.First || !again.Duplicate {
+		t.Errorf("got %+v, want the duplicate of %+v", again, first)
+	}
+	if got := string(ok(t, nc, "lake.v1.read.(users", "").Data); got != `{"a":{},"b":2}` {
+		t.Errorf("got %s", got)
+	}
+	before := h.trace()
+	zeros := s2.Encode(nil, make([]byte, 64<<20))
+	for _, c := range []struct {
+		body    string
+		headers []string
+		code    string
+		detail  string
+	}{
+		{"{\"body\":1}\n{\"body\":}", []string{"Lake-Batch", "ndjson"}, "invalid_json", "line 2 "},
+		{``, []string{"Lake-Batch", "ndjson"}, "invalid_batch", "1 to 10000"},
+		{lines, []string{"Lake-Batch", "json"}, "invalid_header", "ndjson"},
+		{lines, []string{"Lake-Batch", "ndjson", "Lake-Path", "/a"}, "invalid_header", "Lake-Path"},
+		{lines, []string{"Lake-Batch", "ndjson", "Lake-Encoding", "gzip"}, "invalid_header", "s2"},
+		{lines, []string{"Lake-Batch", "ndjson", "Lake-Encoding", "s2"}, "invalid_encoding", "s2"},
+		{string(zeros), []string{"Lake-Batch", "ndjson", "Lake-Encoding", "s2"}, "too_large", "decompresses to 67108864"},
+		{`1`, []string{"Lake-Encoding", "s2"}, "invalid_header", "Lake-Batch"},
+	} {
+		if p := problem(t, nc, "lake.v1.write.(users", c.body, c.headers...); p.Code != c.code || !strings.Contains(p.Detail, c.detail) {
+			t.Errorf("%v %.30q: got %+v, want %s with %q", c.headers, c.body, p, c.code, c.detail)
+		}
+	}
+	if after := h.trace(); after != before {
+		t.Errorf("refused batches left a trace: %v, before %v", after, before)
+	}
+	if p := problem(t, nc, "lake.v1.write.(users", lines, "Lake-Batch", "ndjson", "Lake-If-Version", "0_0"); p.Code != "version_mismatch" || *p.Current != first.Version {
+		t.Errorf("got %+v, want version_mismatch with %s", p, first.Version)
 	}
 }

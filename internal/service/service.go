@@ -10,7 +10,8 @@
 //
 //	subscription  one call at a time for an endpoint, so nothing but admission: not
 //	              ready → 503, no room → 429, else into the pool
-//	pool          headers, deadline, catalog, body → engine → answer on the reply subject
+//	pool          headers, deadline, catalog, body → engine → answer on the reply subject;
+//	              hot reads and small writes do without: they are answered where index and group commit answer
 //
 // Whatever is admitted is answered, also when the service stops meanwhile. The
 // catalog comes from the subject alone, which is what permissions are about.
@@ -22,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -54,6 +56,11 @@ type Config struct {
 	// Queue is how many more requests may wait for a worker; default 4 × Workers.
 	// What is over it is answered 429.
 	Queue int
+	// MaxWait is how long the first of those that wait for a worker may have waited
+	// when another one comes and as many wait as there are workers; 0: any time.
+	// What comes later is answered 429. Default 100 ms for ingest, where writes wait for
+	// one another and each costs about as much as the next.
+	MaxWait time.Duration
 	// MaxPendingBytes bounds the bodies of requests that are admitted and not
 	// answered; default 256 MiB. What is over it is answered 429.
 	MaxPendingBytes int64
@@ -82,7 +89,7 @@ func (c *Config) setDefaults(workers int) error {
 		name string
 		v    int64
 	}{
-		{"Workers", int64(c.Workers)}, {"Queue", int64(c.Queue)}, {"MaxPendingBytes", c.MaxPendingBytes}, {"MaxBody", c.MaxBody},
+		{"Workers", int64(c.Workers)}, {"Queue", int64(c.Queue)}, {"MaxWait", int64(c.MaxWait)}, {"MaxPendingBytes", c.MaxPendingBytes}, {"MaxBody", c.MaxBody},
 		{"Timeout", int64(c.Timeout)}, {"DrainTimeout", int64(c.DrainTimeout)},
 	} {
 		if f.v < 0 {
@@ -127,6 +134,13 @@ type door struct {
 	pool     pond.Pool
 	requests context.Context // of all requests; ends when draining takes too long
 	pending  atomic.Int64    // bytes of admitted bodies
+	queueing sync.Mutex
+	line     *line
+
+	tooMuch, tooMany, tooLate atomic.Pointer[refusal] // by bytes, number and time
+
+	soonCount atomic.Int64 // requests that are answered without a worker
+	soonWork  sync.WaitGroup
 }
 
 func newDoor(c Config, name, description string, ready func() error) *door {
@@ -163,6 +177,7 @@ func (d *door) run(ctx context.Context) error {
 	requests, abandon := context.WithCancel(context.WithoutCancel(ctx))
 	defer abandon()
 	d.requests = requests
+	d.line = newLine(d.Workers + d.Queue)
 	d.pool = pond.NewPool(d.Workers, pond.WithQueueSize(d.Queue), pond.WithNonBlocking(true))
 	closed := d.NATS.StatusChanged(nats.CLOSED)
 	defer d.NATS.RemoveStatusListener(closed)
@@ -231,15 +246,19 @@ func (d *door) stop(svc micro.Service, abandon func()) {
 		}
 		d.quiesce()
 	}
-	stopped := d.pool.Stop().Done()
-	t := time.NewTimer(d.DrainTimeout)
+	d.soonCount.Add(soonClosed)
+	t := time.AfterFunc(d.DrainTimeout, abandon)
 	defer t.Stop()
+	soon := make(chan struct{})
+	go func() { // ends at the latest when the lake is closed, which answers what is under way
+		d.soonWork.Wait()
+		close(soon)
+	}()
 	select {
-	case <-stopped:
-	case <-t.C:
-		abandon()
-		<-stopped
+	case <-soon:
+	case <-d.requests.Done():
 	}
+	<-d.pool.Stop().Done()
 	if !d.NATS.IsClosed() {
 		if err := d.NATS.FlushTimeout(flushTimeout); err != nil {
 			d.Log.Warn().Err(err).Msg("flush the last replies")

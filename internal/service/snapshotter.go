@@ -19,6 +19,7 @@ import (
 // Folder is what Snapshotter asks of a lake.
 type Folder interface {
 	Fold(ctx context.Context, catalog string) (engine.FoldResult, error)
+	Purge(ctx context.Context, req engine.PurgeRequest) (engine.PurgeReceipt, error)
 	// Ready is nil when a fold would be begun now.
 	Ready() error
 }
@@ -28,6 +29,9 @@ type Folder interface {
 //
 //	lake.v1.snapshot.<token>   no body
 //	→ {"version":"1700000000_7","deltas":7,"bytes":812,"more":false}
+//
+//	lake.v1.admin.purge.<token>   no body; Lake-Author, Lake-If-Version, Nats-Msg-Id as in a write
+//	→ {"catalog":"users","version":"1700000000_8","complete":false,…}: a receipt
 //
 // One worker at a time folds a catalog for a job, by a lease; what makes a fold
 // safe is the compare-and-set that registers it.
@@ -49,6 +53,10 @@ func NewSnapshotter(c Config, lake Folder, leases engine.Leases, js jetstream.Je
 	s := &Snapshotter{door: newDoor(c, events.ServiceSnapshotter, "Lake: snapshots of documents", lake.Ready), lake: lake, leases: leases}
 	s.door.add(&endpoint{
 		name: string(events.VerbSnapshot), subject: c.Subjects.Every(events.VerbSnapshot), response: schemaSnapshot, handle: s.snapshot,
+	})
+	s.door.add(&endpoint{
+		name: "purge", subject: c.Subjects.EveryPurge(), response: schemaPurge, handle: s.purge,
+		headers: []string{events.HeaderAuthor, events.HeaderIfVersion, events.HeaderMsgID},
 	})
 	s.jobs = &events.Jobs{
 		JS: js, Subjects: c.Subjects, Workers: c.Workers, Handle: s.job, DrainTimeout: c.DrainTimeout,
@@ -92,6 +100,34 @@ func (s *Snapshotter) snapshot(ctx context.Context, r *request) (*reply, error) 
 			return nil, fmt.Errorf("%w: other processes fold this catalog; try again after a pause: %w", engine.ErrBusy, err)
 		}
 	}
+}
+
+// purge erases a catalog. What cannot go within the request goes later, by whoever
+// collects garbage.
+func (s *Snapshotter) purge(ctx context.Context, r *request) (*reply, error) {
+	if err := r.empty(); err != nil {
+		return nil, err
+	}
+	o, err := writeOptions(r)
+	if err != nil {
+		return nil, err
+	}
+	req := engine.PurgeRequest{Catalog: r.catalog, ID: o.ID, IfVersion: o.IfVersion}
+	if req.Author, err = author(r); err != nil {
+		return nil, err
+	}
+	receipt, err := s.lake.Purge(ctx, req)
+	if !receipt.Version.IsZero() {
+		s.door.Log.Info().Str("author", req.Author).Interface("receipt", receipt).Err(err).Msg("purged a catalog")
+	}
+	if err != nil {
+		return nil, err
+	}
+	rep, err := jsonReply(receipt)
+	if err == nil {
+		rep.header[events.HeaderVersion] = []string{receipt.Version.String()}
+	}
+	return rep, err
 }
 
 const (

@@ -147,6 +147,80 @@ func TestSnapshotRequest(t *testing.T) {
 	}
 }
 
+// A purge by request erases, answers with a receipt and is told of by an event of its
+// own; the permission for one catalog does not grant it.
+func TestPurgeRequest(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, engine.Options{}).serve()
+	js := h.streams()
+	h.relay(js)
+	h.snapshotter(h.engine)
+	nc, c := h.connect(), h.client()
+	told := make(chan engine.Event, 100)
+	go func() {
+		for ev, err := range c.Watch(t.Context(), events.WatchOptions{FromStart: true}) {
+			if err != nil {
+				return
+			}
+			told <- ev.Event
+		}
+	}()
+	if p := problem(t, nc, "lake.v1.admin.purge.(users", ``); p.Code != "not_found" || p.Status != 404 {
+		t.Errorf("never written: got %+v, want not_found", p)
+	}
+	for i := range 3 {
+		ok(t, nc, "lake.v1.write.(users", fmt.Sprint(i), "Lake-Path", "/n")
+	}
+	if p := problem(t, nc, "lake.v1.admin.purge.(users", `{}`); p.Code != "unexpected_body" {
+		t.Errorf("got %+v, want unexpected_body", p)
+	}
+	if p := problem(t, nc, "lake.v1.admin.purge.(users", ``, "Lake-If-Absent", "1"); p.Code != "unknown_header" {
+		t.Errorf("got %+v, want unknown_header", p)
+	}
+	if p := problem(t, nc, "lake.v1.admin.purge.(users", ``, "Lake-If-Version", "1_1"); p.Code != "version_mismatch" {
+		t.Errorf("got %+v, want version_mismatch", p)
+	}
+	if p := problem(t, nc, "lake.v1.write.(users", ``, "Lake-Merge", "purge"); p.Code != "invalid_merge" {
+		t.Errorf("a write that claims to be a purge: got %+v, want invalid_merge", p)
+	}
+	r, err := c.Purge(t.Context(), engine.PurgeRequest{Catalog: "users", Author: "the officer", ID: "once"})
+	if err != nil || !r.Complete || r.Segments == 0 || r.Verified.Log != 1 {
+		t.Fatalf("got %+v, %v, want a complete purge", r, err)
+	}
+	again := ok(t, nc, "lake.v1.admin.purge.(users", ``, "Nats-Msg-Id", "once")
+	if v := again.Header.Get("Lake-Version"); v != r.Version.String() {
+		t.Errorf("again: got version %s, want %s", v, r.Version)
+	}
+	if p := problem(t, nc, "lake.v1.read.(users", ``, "Lake-At", "1_1"); p.Code != "history_gone" {
+		t.Errorf("got %+v, want history_gone", p)
+	}
+	page, err := c.Log(t.Context(), engine.LogRequest{Catalog: "users", Limit: 10})
+	if err != nil || len(page.Items) != 1 || page.Items[0].Merge != engine.MergeTypePurge || page.Items[0].Author != "the officer" {
+		t.Errorf("got log %+v, %v, want the purge alone", page, err)
+	}
+	var covered engine.Version
+	for {
+		select {
+		case ev := <-told:
+			if ev.Kind == engine.EventCommitted {
+				covered = ev.Version
+			}
+			if ev.Kind != engine.EventPurged {
+				continue
+			}
+			if ev.Version != r.Version || covered != r.Version {
+				t.Errorf("got event %+v after versions up to %s, want the purge at %s", ev, covered, r.Version)
+			}
+		case <-time.After(patience):
+			t.Error("no event told of the purge")
+		}
+		break
+	}
+	if got, want := (events.Subjects{}).Purge("users"), "lake.v1.admin.purge.(users"; got != want {
+		t.Errorf("got subject %s, want %s, which lake.v1.*.(users does not match", got, want)
+	}
+}
+
 // folder folds as a test says.
 type folder struct {
 	fold func(ctx context.Context, catalog string) (engine.FoldResult, error)
@@ -154,6 +228,9 @@ type folder struct {
 
 func (f folder) Fold(ctx context.Context, catalog string) (engine.FoldResult, error) {
 	return f.fold(ctx, catalog)
+}
+func (folder) Purge(context.Context, engine.PurgeRequest) (engine.PurgeReceipt, error) {
+	return engine.PurgeReceipt{}, errors.New("nobody purges here")
 }
 func (folder) Ready() error { return nil }
 
@@ -290,153 +367,6 @@ func TestSnapshotterConfig(t *testing.T) {
 	}
 }
 
-// requeue runs the task until the test ends.
-func (h *house) requeue(lake service.Walker, js jetstream.JetStream, o service.RequeueOptions) (stop func()) {
-	h.t.Helper()
-	q, err := service.NewRequeue(h.config(), lake, h.index, js, o)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- q.Run(ctx) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			h.t.Errorf("requeue: %v", err)
-		}
-	})
-	h.t.Cleanup(stop)
-	return stop
-}
-
-// What no event announced is found by the walk: by number, and by age. One
-// process walks, whoever is there.
-func TestRequeue(t *testing.T) {
-	t.Parallel()
-	// Catalogs of the past: the index's clock stands still for a while.
-	h := newHouse(t, engine.Options{Policy: engine.Policy{MinDeltas: 5, MaxAge: time.Hour}})
-	js := h.streams()
-	write := func(catalog string, n int) {
-		for range n {
-			if _, err := h.engine.Write(t.Context(), engine.WriteRequest{Catalog: catalog, Body: []byte(`{"a":1}`)}); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	for i := range 510 { // more than a page
-		write(fmt.Sprintf("few%03d", i), 1)
-	}
-	write("many1", 5)
-	write("many2", 7)
-	write("folded", 5)
-	if _, err := h.engine.Fold(t.Context(), "folded"); err != nil {
-		t.Fatal(err)
-	}
-	o := service.RequeueOptions{Every: 20 * time.Millisecond, Rate: 100_000}
-	stop := h.requeue(h.engine, js, o)
-	h.requeue(h.engine, js, o)
-	testenv.WaitFor(t, patience, func() bool { return h.metric("lake_requeue_walks_total", "result=done") >= 2 })
-	stop()
-	if got := h.pending(js); got != 2 {
-		t.Errorf("got %d jobs, want one for each catalog that is due", got)
-	}
-	if got := h.metric("lake_requeue_dirty_catalogs"); got != 512 {
-		t.Errorf("got %v dirty catalogs, want 512", got)
-	}
-	if h.metric("lake_requeue_walks_total", "result=failed") != 0 {
-		t.Error("a walk failed")
-	}
-	// The jobs are good: a snapshotter works on them.
-	h.snapshotter(h.engine)
-	testenv.WaitFor(t, patience, func() bool {
-		c, err := h.engine.Catalogs(t.Context(), "many", "", 10)
-		return err == nil && len(c) == 2 && c[0].Deltas == 0 && c[1].Deltas == 0
-	})
-}
-
-// walker is a lake with one catalog.
-type walker struct {
-	catalogs func() ([]engine.CatalogInfo, error)
-	due      func() (bool, error)
-}
-
-func (w walker) Catalogs(context.Context, string, string, int) ([]engine.CatalogInfo, error) {
-	return w.catalogs()
-}
-func (w walker) Due(context.Context, string) (bool, error) { return w.due() }
-
-// Age is the engine's to judge; a lake that is away is asked again.
-func TestRequeueGoesOn(t *testing.T) {
-	t.Parallel()
-	h := newHouse(t, engine.Options{})
-	js := h.streams()
-	var asked atomic.Int64
-	v := engine.Version{Sec: 1_600_000_000, Seq: 1}
-	lake := walker{
-		func() ([]engine.CatalogInfo, error) {
-			if asked.Add(1) <= 2 {
-				return nil, engine.ErrRecovering
-			}
-			return []engine.CatalogInfo{{Catalog: "old", Version: v, Deltas: 1}, {Catalog: "clean", Version: v}}, nil
-		},
-		func() (bool, error) { return true, nil },
-	}
-	h.requeue(lake, js, service.RequeueOptions{Every: 10 * time.Millisecond})
-	testenv.WaitFor(t, patience, func() bool { return h.pending(js) == 1 })
-	if got := h.metric("lake_requeue_walks_total", "result=failed"); got != 2 {
-		t.Errorf("got %v failed walks, want 2", got)
-	}
-	s, err := js.Stream(t.Context(), "LAKE_JOBS")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.GetLastMsgForSubject(t.Context(), "lake.v1.job.snapshot.(old"); err != nil {
-		t.Errorf("no job for the old catalog: %v", err)
-	}
-}
-
-// minRequeueLease is what a requeue task asks for whose interval is short: all
-// who want a lease ask for the same time.
-const minRequeueLease = 30 * time.Second
-
-// Another process that walks is left alone.
-func TestRequeueIsOneProcessAtATime(t *testing.T) {
-	t.Parallel()
-	h := newHouse(t, engine.Options{})
-	js := h.streams()
-	if held, err := h.index.Acquire(t.Context(), 0, "requeue", "another", minRequeueLease); !held || err != nil {
-		t.Fatal(held, err)
-	}
-	var asks atomic.Int64
-	counted := &countingLeases{Leases: h.index, acquires: &asks}
-	q, err := service.NewRequeue(h.config(), walker{catalogs: func() ([]engine.CatalogInfo, error) { return nil, errors.New("walked") }}, counted, js, service.RequeueOptions{Every: 5 * time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- q.Run(ctx) }()
-	testenv.WaitFor(t, patience, func() bool { return asks.Load() > 3 })
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	if got := h.metric("lake_requeue_walks_total"); got != 0 {
-		t.Errorf("got %v walks, want none", got)
-	}
-}
-
-type countingLeases struct {
-	engine.Leases
-	acquires *atomic.Int64
-}
-
-func (c *countingLeases) Acquire(ctx context.Context, shard int, name, token string, ttl time.Duration) (bool, error) {
-	c.acquires.Add(1)
-	return c.Leases.Acquire(ctx, shard, name, token, ttl)
-}
-
 // What the services tell of themselves: names, groups, subjects, and schemas
 // that their answers keep.
 func TestDiscovery(t *testing.T) {
@@ -476,7 +406,10 @@ func TestDiscovery(t *testing.T) {
 	requests := map[string][2]string{ // good bodies
 		"write": {"lake.v1.write.(users", `{"b":2}`}, "read": {"lake.v1.read.(users", ``}, "log": {"lake.v1.log.(users", `{"after":"0_0","limit":1,"order":"asc"}`},
 		"catalogs": {"lake.v1.catalogs", `{"prefix":"","after":"","limit":10}`}, "snapshot": {"lake.v1.snapshot.(users", ``},
+		"purge":   {"lake.v1.admin.purge.(users", ``},
 		"outcome": {"lake.v1.outcome.(users", `{"id":"discovered"}`},
+		"diff":    {"lake.v1.diff.(users", `{"from":"0_0","to":"9999999999","format":"json-patch"}`},
+		"blame":   {"lake.v1.blame.(users", `{"pointer":"","members":true,"limit":1,"at":"2100-01-01T00:00:00Z"}`},
 	}
 	seen := 0
 	for _, name := range []string{"lake-ingest", "lake-reader", "lake-snapshotter"} {

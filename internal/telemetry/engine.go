@@ -19,7 +19,7 @@ type engineMetrics struct {
 	lookups                  map[string][2]prometheus.Counter // tier → miss, hit
 	fold                     prometheus.Histogram
 	foldDeltas, foldSize     prometheus.Histogram
-	decided                  map[string]prometheus.Counter
+	decided, collected       map[string]prometheus.Counter
 	epoch, recovering        prometheus.Gauge
 	trouble                  prometheus.Counter
 }
@@ -40,19 +40,28 @@ func (b *builder) engine() engineMetrics {
 		foldDeltas:  b.histogram("fold_input_deltas", "Deltas of a fold.", countBuckets),
 		foldSize:    b.histogram("fold_output_bytes", "Bytes of a folded document.", byteBuckets),
 		decided:     make(map[string]prometheus.Counter),
+		collected:   make(map[string]prometheus.Counter),
 		epoch:       b.gauge("epoch_number", "The epoch in which this process works; 0 before it joined one."),
 		recovering:  b.gauge("epoch_recovering", "1 while this process opens a new epoch."),
 		trouble:     b.counter("background_errors_total", "What failed in the background and will be tried again."),
 	}
 	lookups := b.counterVec("cache_lookups_total", "Lookups in a cache.", "tier", "result")
-	for _, tier := range []string{"document", "shared"} {
+	for _, tier := range []string{"document", "frame", "shared"} {
 		m.lookups[tier] = [2]prometheus.Counter{lookups.WithLabelValues(tier, "miss"), lookups.WithLabelValues(tier, "hit")}
 	}
 	decided := b.counterVec("sweep_decided_total", "Stuck segments that this process decided.", "how")
 	for _, how := range []string{"tombstone", "rolled_back", "rolled_forward"} {
 		m.decided[how] = decided.WithLabelValues(how)
 	}
+	collected := b.counterVec("collect_objects_total", "What this process collected: segments, snapshots and strays that it deleted, segments that it compacted, snapshots that it gave up.", "kind")
+	for kind := range collectedKinds(engine.Collected{}) {
+		m.collected[kind] = collected.WithLabelValues(kind)
+	}
 	return m
+}
+
+func collectedKinds(c engine.Collected) map[string]int {
+	return map[string]int{"segment": c.Segments, "snapshot": c.Snapshots, "stray": c.Strays, "compacted": c.Compacted, "dropped": c.Dropped}
 }
 
 // EngineHooks count what an engine does.
@@ -89,6 +98,11 @@ func (m *Metrics) EngineHooks() engine.Hooks {
 				c.Inc()
 			}
 		},
+		Collected: func(c engine.Collected) {
+			for kind, n := range collectedKinds(c) {
+				e.collected[kind].Add(float64(n))
+			}
+		},
 		Epoch: func(n uint64) {
 			e.epoch.Set(float64(n))
 			e.recovering.Set(0)
@@ -114,7 +128,13 @@ func LogHooks(log zerolog.Logger) engine.Hooks {
 		Decided: func(s engine.SegmentID, how string) {
 			log.Warn().Stringer("segment", s).Str("how", how).Msg("decided a stuck segment")
 		},
-		Epoch: func(n uint64) { log.Info().Uint64("epoch", n).Msg("joined epoch") },
+		Collected: func(c engine.Collected) {
+			if c.Waiting, c.Purging = 0, 0; c != (engine.Collected{}) {
+				log.Info().Interface("collected", c).Msg("collected garbage")
+			}
+		},
+		Purged: func(r engine.PurgeReceipt) { log.Info().Interface("receipt", r).Msg("erased what a purge gave up") },
+		Epoch:  func(n uint64) { log.Info().Uint64("epoch", n).Msg("joined epoch") },
 		Recovering: func(n uint64, step string) {
 			log.Info().Uint64("epoch", n).Str("step", step).Msg("opening epoch")
 		},
@@ -132,9 +152,13 @@ func JoinHooks(all ...engine.Hooks) engine.Hooks {
 		join2(&j.Trouble, h.Trouble)
 		join1(&j.Waited, h.Waited)
 		join1(&j.Epoch, h.Epoch)
+		join1(&j.Collected, h.Collected)
+		join1(&j.Purged, h.Purged)
+		join1(&j.LossAccepted, h.LossAccepted)
 		join3(&j.Committed, h.Committed)
 		join3(&j.SegmentPut, h.SegmentPut)
 		join3(&j.Merged, h.Merged)
+		join3(&j.RecoverProgress, h.RecoverProgress)
 		join4(&j.Folded, h.Folded)
 	}
 	return j

@@ -53,6 +53,38 @@ func (p *Process) Start() {
 
 // start is Start with an error, so that a lost race for a port can be run again.
 func (p *Process) start() error {
+	if err := p.spawn(); err != nil {
+		return err
+	}
+	var err error
+	ok := poll(startTimeout, func() bool {
+		err = p.ready()
+		return err == nil || !p.Running()
+	})
+	switch {
+	case ok && err == nil:
+		return nil
+	case !p.Running():
+		p.kill()
+		return errors.New("it ended at once")
+	}
+	p.kill()
+	return fmt.Errorf("no answer after %v: %w", startTimeout, err)
+}
+
+// Spawn runs the process and does not wait until it answers: for one that is
+// started while what it stands on is away.
+func (p *Process) Spawn() {
+	p.tb.Helper()
+	if err := p.spawn(); err != nil {
+		p.tb.Fatalf("start %s: %v", p.name, err)
+	}
+}
+
+// Answers asks the process whether it answers now; nil when it does.
+func (p *Process) Answers() error { return p.ready() }
+
+func (p *Process) spawn() error {
 	if p.cmd != nil {
 		return fmt.Errorf("it runs already as process %d", p.Pid())
 	}
@@ -76,21 +108,7 @@ func (p *Process) start() error {
 		return err
 	}
 	p.cmd, p.done = cmd, done
-
-	var err error
-	ok := poll(startTimeout, func() bool {
-		err = p.ready()
-		return err == nil || !p.Running()
-	})
-	switch {
-	case ok && err == nil:
-		return nil
-	case !p.Running():
-		p.kill()
-		return errors.New("it ended at once")
-	}
-	p.kill()
-	return fmt.Errorf("no answer after %v: %w", startTimeout, err)
+	return nil
 }
 
 // Stop asks the process to end (SIGTERM), as an operator would, and waits for it.

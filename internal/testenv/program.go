@@ -1,6 +1,49 @@
 package testenv
 
-import "testing"
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// Programs builds all commands of this repository into a new directory, which
+// the caller removes: once, in TestMain.
+func Programs() (dir string, err error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	if dir, err = os.MkdirTemp("", "lake-programs"); err != nil {
+		return "", err
+	}
+	build := exec.Command("go", "build", "-o", dir, "./"+filepath.Join("cmd", "..."))
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		os.RemoveAll(dir)
+		return "", fmt.Errorf("build the commands: %w\n%s", err, out)
+	}
+	return dir, nil
+}
+
+// Ready asks a program's /readyz on its operations port, host:port.
+func Ready(ops string) func() error {
+	client := &http.Client{Timeout: 2 * time.Second}
+	return func() error {
+		r, err := client.Get("http://" + ops + "/readyz")
+		if err != nil {
+			return err
+		}
+		defer r.Body.Close()
+		if r.StatusCode != http.StatusOK {
+			return fmt.Errorf("readyz: %s", r.Status)
+		}
+		return nil
+	}
+}
 
 // Program runs a program of this repository, or any other, as a process of its
 // own, and waits until ready says that it answers. Its environment is the

@@ -85,6 +85,7 @@ func (s *RedisServer) launch(tb testing.TB, path string, opts []RedisOption) (*P
 		"maxmemory-policy":          "noeviction",
 		"zset-max-listpack-entries": "512",
 		"zset-max-listpack-value":   "256",
+		"hash-max-listpack-entries": "16",
 	}
 	for _, o := range opts {
 		o(c)

@@ -10,7 +10,9 @@
 // nobody serves a request it is engine.ErrUnavailable at once; when nobody
 // answers a write in time it is engine.ErrUnknown.
 //
-// The deadline of a context goes along with the request. A Client is safe for
+// The deadline of a context goes along with the request. A context with a trace
+// (trace.WithTrace) asks the service for its steps, and is given a last one, Wire:
+// what the way there and back took. A Client is safe for
 // concurrent use. Bytes handed in or out are the caller's alone.
 package client
 
@@ -21,29 +23,31 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/jsonlake/lake/pkg/engine"
+	"github.com/jsonlake/lake/pkg/engine/trace"
 	"github.com/jsonlake/lake/pkg/events"
 )
 
 // Client is a lake over NATS.
 type Client struct {
 	nc       *nats.Conn
-	js       jetstream.JetStream
 	subjects events.Subjects
 	timeout  time.Duration
 	own      bool // nc was made here
+	compress bool
+	wire     *semaphore.Weighted
+	coalesce *coalescer // nil: every write is a request of its own
+	feed     *events.Feed
 
+	inbox  inbox
 	status chan nats.Status
-	done   chan struct{} // closed when watch has ended
-	mu     sync.Mutex
-	link   context.Context // ends when the connection is lost
-	lost   context.CancelFunc
+	done   chan struct{} // closed when watchLink has ended
 }
 
 // Option of a Client.
@@ -54,6 +58,8 @@ type options struct {
 	timeout  time.Duration
 	inbox    string
 	nats     []nats.Option
+	compress bool
+	alone    bool
 }
 
 // WithPrefix sets the first token of the lake's subjects; default "lake".
@@ -61,8 +67,19 @@ func WithPrefix(prefix string) Option {
 	return func(o *options) { o.subjects = events.Subjects{Prefix: prefix} }
 }
 
+// defaultTimeout is also what a service gives a request that brings no time.
+const defaultTimeout = 10 * time.Second
+
 // WithTimeout bounds requests whose context has no deadline; default 10 s.
 func WithTimeout(d time.Duration) Option { return func(o *options) { o.timeout = d } }
+
+// WithoutCoalescing makes every Write a request of its own. By default writes to
+// one catalog that come while one is under way are sent together.
+func WithoutCoalescing() Option { return func(o *options) { o.alone = true } }
+
+// WithCompression compresses batches with s2: for networks that are slower than
+// about 500 MB/s.
+func WithCompression() Option { return func(o *options) { o.compress = true } }
 
 // WithInboxPrefix sets the prefix of the subjects on which answers come back,
 // such as "_INBOX_alice": with permissions on it nobody else in the account can
@@ -90,6 +107,7 @@ func Connect(url string, opts ...Option) (*Client, error) {
 		// What is published while the server is away must fail, not wait: a write
 		// that comes minutes late is worse than an error.
 		nats.ReconnectBufSize(-1),
+		events.WriteTogether,
 	}
 	if o.inbox != "" {
 		all = append(all, nats.CustomInboxPrefix(o.inbox))
@@ -109,7 +127,8 @@ func Connect(url string, opts ...Option) (*Client, error) {
 
 // New makes a client on a connection of the caller's, which stays the caller's
 // to close. Set nats.ReconnectBufSize(-1) on it, lest writes are kept while the
-// server is away and arrive when nobody expects them any more.
+// server is away and arrive when nobody expects them any more; and
+// events.WriteTogether, if many requests are under way at once.
 func New(nc *nats.Conn, opts ...Option) (*Client, error) {
 	o, err := collect(opts)
 	if err != nil {
@@ -122,7 +141,7 @@ func New(nc *nats.Conn, opts ...Option) (*Client, error) {
 }
 
 func collect(opts []Option) (*options, error) {
-	o := &options{timeout: 10 * time.Second}
+	o := &options{timeout: defaultTimeout}
 	for _, opt := range opts {
 		opt(o)
 	}
@@ -137,34 +156,26 @@ func newClient(nc *nats.Conn, o *options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	c := &Client{nc: nc, js: js, subjects: o.subjects, timeout: o.timeout, done: make(chan struct{})}
-	c.link, c.lost = context.WithCancel(context.Background())
-	c.status = nc.StatusChanged(nats.DISCONNECTED, nats.RECONNECTING, nats.CLOSED)
+	c := &Client{nc: nc, subjects: o.subjects, timeout: o.timeout, compress: o.compress, inbox: inbox{nc: nc}, wire: semaphore.NewWeighted(maxWire), done: make(chan struct{})}
+	if !o.alone {
+		c.coalesce = newCoalescer(c)
+	}
+	c.feed = events.NewFeed(js, c, o.subjects)
+	// Of a connection that drains, answers do not come in any more.
+	c.status = nc.StatusChanged(nats.DISCONNECTED, nats.RECONNECTING, nats.DRAINING_SUBS, nats.CLOSED)
 	go c.watchLink()
 	return c, nil
 }
 
 // watchLink ends the requests that are under way when the connection is lost.
-// Their answers are lost with it, and NATS itself does not tell.
 func (c *Client) watchLink() {
 	defer close(c.done)
 	for s := range c.status {
-		c.mu.Lock()
-		c.lost()
-		if s != nats.CLOSED {
-			c.link, c.lost = context.WithCancel(context.Background())
-		}
-		c.mu.Unlock()
+		c.inbox.lose(s == nats.CLOSED)
 		if s == nats.CLOSED {
 			return
 		}
 	}
-}
-
-func (c *Client) currentLink() context.Context {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.link
 }
 
 // Close ends the client, and closes the connection if Connect made it. Requests
@@ -175,9 +186,10 @@ func (c *Client) Close() {
 	}
 	c.nc.RemoveStatusListener(c.status)
 	<-c.done
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.lost()
+	c.inbox.close()
+	if c.coalesce != nil {
+		c.coalesce.close()
+	}
 }
 
 // maxTimeout is the longest that a service works on a request.
@@ -194,35 +206,79 @@ const (
 // ask sends a request and gives the answer; of an error the answer too, for its
 // headers. write says that the request changes something.
 func (c *Client) ask(ctx context.Context, subject string, header nats.Header, body []byte, write bool) (*nats.Msg, error) {
-	if _, bounded := ctx.Deadline(); !bounded {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.timeout)
-		defer cancel()
+	deadline, bounded := ctx.Deadline()
+	left := c.timeout
+	if bounded {
+		left = time.Until(deadline)
 	}
-	if err := ctx.Err(); err != nil {
+	err := ctx.Err()
+	if err == nil && left <= 0 { // its timer is late
+		err = context.DeadlineExceeded
+	}
+	if err != nil {
 		return nil, fmt.Errorf("nothing was sent: %w", err)
 	}
-	link := c.currentLink()
-	if link.Err() != nil {
-		return nil, fmt.Errorf("%w: the client is closed; nothing was sent", engine.ErrUnavailable)
+	if size := min(int64(len(body)), maxWire); size >= smallBody {
+		if !c.wire.TryAcquire(size) {
+			begin := time.Now()
+			wctx, cancel := context.WithTimeout(ctx, left)
+			err := c.wire.Acquire(wctx, size)
+			cancel()
+			if err != nil {
+				return nil, fmt.Errorf("%w: %d bytes of requests are not answered yet; nothing was sent: %w", engine.ErrBusy, maxWire, err)
+			}
+			left -= time.Since(begin)
+		}
+		defer c.wire.Release(size)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(link, func() { cancel(errLost) })()
-	if header == nil {
-		header = nats.Header{}
+	t := trace.FromContext(ctx)
+	begin := t.Now()
+	if bounded || write || left != defaultTimeout || header[events.HeaderMinVersion] != nil || t != nil {
+		if header == nil {
+			header = nats.Header{}
+		}
+		header[events.HeaderTimeout] = []string{strconv.FormatInt(budget(left).Milliseconds(), 10)}
+	} else {
+		// Most reads are not told a time, and travel without a header: it costs both
+		// sides and the server. The service takes its default, and is waited for.
+		left += maxMargin
 	}
-	deadline, _ := ctx.Deadline()
-	header[events.HeaderTimeout] = []string{strconv.FormatInt(budget(time.Until(deadline)).Milliseconds(), 10)}
+	if t != nil {
+		header[events.HeaderTrace] = []string{"1"}
+	}
+	id, reply, w, err := c.inbox.expect()
+	if err != nil {
+		return nil, err
+	}
+	// Looked at after the request is in the inbox: what breaks from now on ends it.
 	if status := c.nc.Status(); status != nats.CONNECTED {
+		c.inbox.forget(id, w)
 		return nil, fmt.Errorf("%w: the connection to NATS is %s; nothing was sent", engine.ErrUnavailable, status)
 	}
-	msg, err := c.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject, Header: header, Data: body})
+	if err = c.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: reply, Header: header, Data: body}); err != nil {
+		c.inbox.forget(id, w)
+		return nil, c.failed(err, write)
+	}
+	msg, err := c.inbox.wait(ctx, id, w, left)
 	if err != nil {
-		return nil, c.failed(ctx, err, write)
+		return nil, c.failed(err, write)
+	}
+	if t != nil {
+		there := t.AddServerTiming(msg.Header.Get(events.HeaderServerTiming))
+		t.Add("Wire", max(0, time.Since(begin)-there)).Str("subject", subject)
 	}
 	return msg, problemOf(msg)
 }
+
+var errClosed = fmt.Errorf("%w: the client is closed; nothing was sent", engine.ErrUnavailable)
+
+// maxWire bounds the bodies of a client's requests that are not answered yet, bytes;
+// what is over it waits. It is half of what may wait for a subscriber before
+// nats-server, as it comes, takes it for slow and cuts its connection.
+const (
+	maxWire   = 32 << 20
+	smallBody = 1 << 10 // below it a body is not counted
+)
 
 // budget is what a service is told of the time left.
 func budget(left time.Duration) time.Duration {
@@ -233,7 +289,7 @@ func budget(left time.Duration) time.Duration {
 var errLost = errors.New("the connection to NATS was lost")
 
 // failed explains why there is no answer.
-func (c *Client) failed(ctx context.Context, err error, write bool) error {
+func (c *Client) failed(err error, write bool) error {
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("%w: no service answers here; is the lake's service running, on this NATS account and with this subject prefix? (%w)", engine.ErrUnavailable, err)
@@ -241,13 +297,9 @@ func (c *Client) failed(ctx context.Context, err error, write bool) error {
 		return fmt.Errorf("%w: over the server's max_payload of %d bytes; nothing was sent", engine.ErrTooLarge, c.nc.MaxPayload())
 	case errors.Is(err, nats.ErrReconnectBufExceeded):
 		return fmt.Errorf("%w: the connection to NATS was lost; nothing was sent: %w", engine.ErrUnavailable, err)
-	case errors.Is(context.Cause(ctx), errLost):
-		err = errLost
-	}
-	switch {
 	case write:
 		return fmt.Errorf("%w: no answer came; the write may have been committed, or may yet be: %w", engine.ErrUnknown, err)
-	case ctx.Err() != nil && !errors.Is(err, errLost):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return fmt.Errorf("no answer came: %w", err)
 	default:
 		return fmt.Errorf("%w: no answer came: %w", engine.ErrUnavailable, err)

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,6 +38,11 @@ type Lake interface {
 	Catalogs(ctx context.Context, prefix, after string, limit int) ([]engine.CatalogInfo, error)
 	Fold(ctx context.Context, catalog string) (engine.FoldResult, error)
 }
+
+var (
+	_ events.History = (*engine.Engine)(nil)
+	_ events.History = (*client.Client)(nil)
+)
 
 var (
 	_ Lake = (*engine.Engine)(nil)
@@ -259,7 +265,7 @@ func TestWatch(t *testing.T) {
 	}
 	var seen int64
 	prev := engine.Version{}
-	for ev, err := range c.Watch(ctx, events.WatchOptions{Catalog: "users", FromStart: true}) {
+	for ev, err := range c.Watch(ctx, events.WatchOptions{Catalog: "users", Kind: engine.EventCommitted, FromStart: true}) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -333,6 +339,66 @@ func TestDeadlineIsSent(t *testing.T) {
 			t.Errorf("%v: got %d ms, %v, want %d to %d", tc.timeout, ms, err, tc.min, tc.max)
 		}
 	}
+	// Where the service's default is meant nothing is said, but where it must not be
+	// the other way round: of what waits for something, and of writes.
+	c = connect(t, s)
+	v := engine.Version{Sec: 1, Seq: 1}
+	for _, tc := range []struct {
+		req  engine.ReadRequest
+		want string
+	}{{engine.ReadRequest{}, ""}, {engine.ReadRequest{Relaxed: true, IfNoneMatch: v}, ""}, {engine.ReadRequest{MinVersion: v}, "9900"}} {
+		tc.req.Catalog = "users"
+		if _, err := c.Read(t.Context(), tc.req); err != nil {
+			t.Fatal(err)
+		}
+		if ms := <-got; ms != tc.want {
+			t.Errorf("%+v: got %q, want %q", tc.req, ms, tc.want)
+		}
+	}
+	if _, err := c.Write(t.Context(), engine.WriteRequest{Catalog: "users", Body: []byte(`1`)}); !errors.Is(err, engine.ErrUnknown) {
+		t.Errorf("a write with an answer that is none: got %v", err)
+	}
+	if ms := <-got; ms != "9900" {
+		t.Errorf("a write: got %q, want 9900", ms)
+	}
+}
+
+// Every request has its own answer: one that comes twice, or when nobody waits for
+// it any more, is nobody else's.
+func TestAnswers(t *testing.T) {
+	t.Parallel()
+	s := testenv.NATS(t)
+	late := make(chan *nats.Msg, 1)
+	fake(t, s, func(m *nats.Msg) {
+		catalog := strings.TrimPrefix(m.Subject, "lake.v1.read.(")
+		if catalog == "late" {
+			late <- m
+			return
+		}
+		for range 3 {
+			_ = m.Respond([]byte(`"` + catalog + `"`))
+		}
+	})
+	c := connect(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	var asked *nats.Msg
+	go func() { asked = <-late; cancel() }()
+	if _, err := c.Read(ctx, engine.ReadRequest{Catalog: "late"}); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v, want that it was cancelled", err)
+	}
+	_ = asked.Respond([]byte(`"late"`))
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for j := range 50 {
+				name := fmt.Sprintf("c%d-%d", i, j)
+				if res, err := c.Read(t.Context(), engine.ReadRequest{Catalog: name}); err != nil || string(res.Body) != `"`+name+`"` {
+					t.Errorf("%s: got %s, %v", name, res.Body, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // No answer: of a write nothing is known, of a read only that there is none.

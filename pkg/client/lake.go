@@ -16,53 +16,6 @@ import (
 	"github.com/jsonlake/lake/pkg/events"
 )
 
-// Write commits one delta; see engine.Engine.Write. Where no answer came the
-// error is engine.ErrUnknown; with an id of the caller's own the write can be
-// repeated or asked for (Outcome), without one it cannot.
-func (c *Client) Write(ctx context.Context, req engine.WriteRequest) (engine.WriteResult, error) {
-	if err := engine.ValidateCatalog(req.Catalog); err != nil {
-		return engine.WriteResult{}, err
-	}
-	h := nats.Header{}
-	// Only what is not the default: fewer bytes on the way.
-	if req.Path != "" && req.Path != "/" {
-		if err := engine.ValidatePath(req.Path); err != nil {
-			return engine.WriteResult{}, err
-		}
-		h[events.HeaderPath] = []string{req.Path}
-	}
-	if req.MergeType != 0 {
-		if !req.MergeType.Valid() {
-			return engine.WriteResult{}, engine.Invalid("invalid_merge", "merge", "merge type %d is none of replace, merge-patch, json-patch, delete", req.MergeType)
-		}
-		h[events.HeaderMerge] = []string{req.MergeType.String()}
-	}
-	if req.NoAutoParents {
-		h[events.HeaderAutoParents] = []string{"off"}
-	}
-	if req.Author != "" {
-		if err := checkValue("author", req.Author); err != nil {
-			return engine.WriteResult{}, err
-		}
-		h[events.HeaderAuthor] = []string{req.Author}
-	}
-	if err := setWriteOptions(h, req.WriteOptions); err != nil {
-		return engine.WriteResult{}, err
-	}
-	msg, err := c.ask(ctx, c.subjects.Write(req.Catalog), h, req.Body, true)
-	if err != nil && req.ID != "" && errors.Is(err, engine.ErrUnknown) {
-		return engine.WriteResult{}, &engine.UnknownError{ID: req.ID, Err: err}
-	}
-	if err != nil {
-		return engine.WriteResult{}, err
-	}
-	var res engine.WriteResult
-	if err := decode(msg, &res); err != nil {
-		return engine.WriteResult{}, fmt.Errorf("%w: %w", engine.ErrUnknown, err)
-	}
-	return res, nil
-}
-
 func setWriteOptions(h nats.Header, o engine.WriteOptions) error {
 	if o.IfVersion != nil {
 		h[events.HeaderIfVersion] = []string{o.IfVersion.String()}
@@ -96,20 +49,13 @@ func (c *Client) Outcome(ctx context.Context, req engine.OutcomeRequest) (engine
 	return res, decode(msg, &res)
 }
 
-// Read reads the current document, or a part of it; see engine.Engine.Read.
+// Read reads the current document, one of the past, or a part of it; see
+// engine.Engine.Read. MinVersion is waited for until the deadline of ctx, or the
+// client's timeout.
 func (c *Client) Read(ctx context.Context, req engine.ReadRequest) (engine.ReadResult, error) {
-	if err := engine.ValidatePointer(req.Pointer); err != nil {
+	h, err := readHeaders(&req)
+	if err != nil {
 		return engine.ReadResult{}, err
-	}
-	if err := engine.ValidateCatalog(req.Catalog); err != nil {
-		return engine.ReadResult{}, err
-	}
-	var h nats.Header
-	if req.Pointer != "" && req.Pointer != "/" {
-		if err := checkValue("pointer", req.Pointer); err != nil {
-			return engine.ReadResult{}, err
-		}
-		h = nats.Header{events.HeaderPointer: {req.Pointer}}
 	}
 	msg, err := c.ask(ctx, c.subjects.Read(req.Catalog), h, nil, false)
 	if msg == nil {
@@ -124,11 +70,50 @@ func (c *Client) Read(ctx context.Context, req engine.ReadRequest) (engine.ReadR
 		}
 		res.Version = version
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return res, err
+	case len(msg.Data) == 0: // no document is empty text
+		res.NotModified = true
+	default:
+		res.Body = msg.Data // of this message alone
 	}
-	res.Body = msg.Data // of this message alone
 	return res, nil
+}
+
+func readHeaders(req *engine.ReadRequest) (nats.Header, error) {
+	if err := engine.ValidateCatalog(req.Catalog); err != nil {
+		return nil, err
+	}
+	if err := engine.ValidatePointer(req.Pointer); err != nil {
+		return nil, err
+	}
+	var h nats.Header // most reads have none
+	set := func(name, value string) {
+		if h == nil {
+			h = nats.Header{}
+		}
+		h[name] = []string{value}
+	}
+	if req.Pointer != "" && req.Pointer != "/" {
+		if err := checkValue("pointer", req.Pointer); err != nil {
+			return nil, err
+		}
+		set(events.HeaderPointer, req.Pointer)
+	}
+	if req.At != nil {
+		set(events.HeaderAt, req.At.String())
+	}
+	if !req.MinVersion.IsZero() {
+		set(events.HeaderMinVersion, req.MinVersion.String())
+	}
+	if !req.IfNoneMatch.IsZero() {
+		set(events.HeaderIfNoneMatch, req.IfNoneMatch.String())
+	}
+	if req.Relaxed {
+		set(events.HeaderConsistency, "relaxed")
+	}
+	return h, nil
 }
 
 // List takes a consistent view of a catalog. The document comes with it, so
@@ -165,6 +150,35 @@ func (c *Client) Log(ctx context.Context, req engine.LogRequest) (engine.LogPage
 	var page engine.LogPage
 	err := c.query(ctx, c.subjects.Log(req.Catalog), req, &page)
 	return page, err
+}
+
+// Diff compares two versions of a catalog; see engine.Engine.Diff.
+func (c *Client) Diff(ctx context.Context, req engine.DiffRequest) (engine.DiffResult, error) {
+	if err := engine.ValidateCatalog(req.Catalog); err != nil {
+		return engine.DiffResult{}, err
+	}
+	var res engine.DiffResult
+	err := c.query(ctx, c.subjects.Diff(req.Catalog), req, &res)
+	return res, err
+}
+
+// Blame tells who wrote what stands at a JSON Pointer; see engine.Engine.Blame.
+// A page of members may have fewer than its limit; there are more exactly when
+// it has a Next.
+func (c *Client) Blame(ctx context.Context, req engine.BlameRequest) (engine.BlameResult, error) {
+	if err := engine.ValidateCatalog(req.Catalog); err != nil {
+		return engine.BlameResult{}, err
+	}
+	var res engine.BlameResult
+	err := c.query(ctx, c.subjects.Blame(req.Catalog), req, &res)
+	return res, err
+}
+
+// Revert makes a document of the past the current one; see
+// engine.Engine.Revert. The document travels through this client, so it has to
+// fit into a message.
+func (c *Client) Revert(ctx context.Context, req engine.RevertRequest) (engine.WriteResult, error) {
+	return engine.Revert(ctx, c, req)
 }
 
 // catalogsPage is a page of the list of catalogs.
@@ -212,11 +226,23 @@ func (c *Client) Fold(ctx context.Context, catalog string) (engine.FoldResult, e
 	return res, decode(msg, &res)
 }
 
-// Watch yields the events of the lake, each version of a catalog once and in
-// order; see events.Watch. The subjects are the client's.
-func (c *Client) Watch(ctx context.Context, o events.WatchOptions) iter.Seq2[engine.Event, error] {
-	o.Subjects = c.subjects
-	return events.Watch(ctx, c.js, o)
+// Purge erases a catalog for good; see engine.Engine.Purge. What waits longer than
+// the request does is erased later, which the receipt tells. Where no answer came the
+// error is engine.ErrUnknown, as of a Write.
+func (c *Client) Purge(ctx context.Context, req engine.PurgeRequest) (engine.PurgeReceipt, error) {
+	if err := engine.ValidateCatalog(req.Catalog); err != nil {
+		return engine.PurgeReceipt{}, err
+	}
+	var receipt engine.PurgeReceipt
+	err := c.change(ctx, c.subjects.Purge(req.Catalog), nats.Header{}, nil, req.Author, engine.WriteOptions{ID: req.ID, IfVersion: req.IfVersion}, &receipt)
+	return receipt, err
+}
+
+// Watch yields what happens to catalogs; see events.Watch. The watches of a
+// client share their readers of the stream. Close ends them with an error, if
+// the connection is the client's own; end their contexts first.
+func (c *Client) Watch(ctx context.Context, o events.WatchOptions) iter.Seq2[events.Item, error] {
+	return c.feed.Watch(ctx, o)
 }
 
 // query asks with a JSON object for one.

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/jsonlake/lake/pkg/engine/codec"
@@ -19,7 +21,7 @@ import (
 //	             exists  → it is there: go on
 //	lease      valid now, after the put returned; else no commit, no answer
 //	commit     each run in its turn: an older reservation of its catalog is open → wait; the other runs go on.
-//	           An older segment that does not move within Patience is decided here, as the sweeper would
+//	           Older segments that do not move within Patience are decided here, as the sweeper would
 //	answer     with the version, if the lease is valid after the index answered
 //
 // W: every run in a segment that counts is committed, sooner or later. Nobody
@@ -27,21 +29,35 @@ import (
 
 // finish brings a reserved segment to its end.
 func (e *Engine) finish(ctx context.Context, s *segment) {
-	defer e.group.settled(s)
+	data, there := e.carry(ctx, s)
+	e.group.settled(s)
+	if there {
+		e.store.keepFrames(s, data) // whoever waits for the segment need not wait for this
+	}
+}
+
+// carry puts and commits a segment, or gives it up. there: it is in the bucket.
+func (e *Engine) carry(ctx context.Context, s *segment) (data []byte, there bool) {
 	data, err := s.encode()
 	if err != nil {
-		e.group.left()
+		e.group.left(0)
 		e.rollBack(ctx, s)
 		e.fail(s.runs, err)
-		return
+		return nil, false
 	}
 	start := time.Now()
 	fate, err := e.putSegment(ctx, s.id, data)
-	e.group.left()
+	for _, r := range s.runs {
+		if r.trace != nil {
+			r.trace.Step("StoragePut", start).Str("segment", s.id.Key()).Int("runs", int64(len(s.runs))).Int("bytes", int64(len(data)))
+		}
+	}
+	e.group.left(time.Since(start))
 	switch fate {
 	case segmentThere:
 		e.opts.Hooks.segmentPut(len(s.runs), len(data), time.Since(start))
 		e.commit(ctx, s)
+		return data, true
 	case segmentNever:
 		e.rollBack(ctx, s)
 		e.tryAgain(s, err)
@@ -51,6 +67,7 @@ func (e *Engine) finish(ctx context.Context, s *segment) {
 			e.group.answer(r, &UnknownError{ID: r.id, Err: err})
 		}
 	}
+	return nil, false
 }
 
 // maxTries is how many segments a run may be part of.
@@ -96,6 +113,7 @@ func (e *Engine) putSegment(ctx context.Context, id SegmentID, data []byte) (fat
 	key := id.Key()
 	pctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	began := time.Now()
 	var err error
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		err = e.objects.Put(pctx, key, data)
@@ -110,8 +128,17 @@ func (e *Engine) putSegment(ctx context.Context, id SegmentID, data []byte) (fat
 		}
 	}
 	f, terr := e.tombstone(ctx, id, data)
+	if took := max(time.Since(began), time.Now().Round(0).Sub(began.Round(0))); f == segmentNever && terr == nil && took > neverWithin {
+		// This process was stopped. Others may have committed the segment, folded and
+		// collected it since: an empty place proves nothing any more.
+		f, terr = segmentUnknown, fmt.Errorf("the put took %v, longer than segments are certain to stay", took.Round(time.Second))
+	}
 	return f, errors.Join(fmt.Errorf("put %s: %w", key, err), terr)
 }
+
+// neverWithin is how long after its put began a missing segment never was. The
+// grace of every collector that runs beside writers is longer.
+const neverWithin = 5 * time.Minute
 
 // tombstone puts a tombstone where the segment would stand.
 func (e *Engine) tombstone(ctx context.Context, id SegmentID, data []byte) (fate, error) {
@@ -180,6 +207,7 @@ func (e *Engine) commit(ctx context.Context, s *segment) {
 	// Longer than this nobody waits for an answer, and the sweeper has decided.
 	ctx, cancel := context.WithTimeout(ctx, e.opts.PutTimeout+20*time.Second)
 	defer cancel()
+	begin := time.Now()
 	e.waitOwn(ctx, s)
 
 	todo := s.runs
@@ -192,15 +220,16 @@ func (e *Engine) commit(ctx context.Context, s *segment) {
 				break
 			}
 			last = errors.New("the epoch lease has run out")
+			turn.end(time.Now()) // others may have been held up like this process
 		} else {
-			var older SegmentID
-			todo, older, last = e.commitOnce(ctx, s.id, todo)
+			var older []SegmentID
+			todo, older, last = e.commitOnce(ctx, s.id, todo, begin)
 			if errors.Is(last, ErrEpoch) {
 				break
 			}
-			if turn.over(older, e.opts.Patience) {
-				if _, err := e.decide(ctx, older, allShards); err != nil {
-					e.opts.Hooks.trouble("decide "+older.Key(), err)
+			for _, id := range turn.over(older, e.opts.Patience) {
+				if _, err := e.decide(ctx, id, allShards); err != nil {
+					e.opts.Hooks.trouble("decide "+id.Key(), err)
 				}
 			}
 		}
@@ -208,6 +237,7 @@ func (e *Engine) commit(ctx context.Context, s *segment) {
 			break
 		}
 	}
+	turn.end(time.Now())
 	if turn.total > 0 {
 		e.opts.Hooks.waited(turn.total)
 	}
@@ -237,8 +267,8 @@ func (e *Engine) waitOwn(ctx context.Context, s *segment) {
 }
 
 // commitOnce asks the index to commit runs, answers those that are, and gives
-// the rest, with the segment they wait for.
-func (e *Engine) commitOnce(ctx context.Context, id SegmentID, runs []*run) (rest []*run, older SegmentID, last error) {
+// the rest, with the segments they wait for. Their turn began at begin.
+func (e *Engine) commitOnce(ctx context.Context, id SegmentID, runs []*run, begin time.Time) (rest []*run, older []SegmentID, last error) {
 	c := Commit{Epoch: id.Epoch, Segment: id, Runs: make([]CommitRun, len(runs))}
 	for i, r := range runs {
 		c.Runs[i] = CommitRun{Catalog: r.catalog, First: r.first, N: r.n, Type: r.typ, Path: r.path, Off: r.off, Len: r.len, Author: r.author}
@@ -251,7 +281,7 @@ func (e *Engine) commitOnce(ctx context.Context, id SegmentID, runs []*run) (res
 	res, err := e.index.Commit(ictx, c)
 	if err != nil {
 		e.sawEpoch(id.Epoch, err)
-		return runs, SegmentID{}, fmt.Errorf("commit: %w", err)
+		return runs, nil, fmt.Errorf("commit: %w", err)
 	}
 	valid := e.lease.valid(id.Epoch)
 	for i, r := range runs {
@@ -261,8 +291,8 @@ func (e *Engine) commitOnce(ctx context.Context, id SegmentID, runs []*run) (res
 			last = fmt.Errorf("commit: %w", c.Err)
 			rest = append(rest, r)
 		case c.State == RunWaiting:
-			if older.IsZero() {
-				older = c.Older
+			if !slices.Contains(older, c.Older) {
+				older = append(older, c.Older)
 			}
 			rest = append(rest, r)
 			last = fmt.Errorf("waiting for segment %s", c.Older.Key())
@@ -273,6 +303,9 @@ func (e *Engine) commitOnce(ctx context.Context, id SegmentID, runs []*run) (res
 			last = errors.New("the epoch lease ran out while the index answered")
 			rest = append(rest, r)
 		default:
+			if r.trace != nil {
+				r.trace.Step("Commit", begin).Str("version", r.first.Add(r.n-1).String())
+			}
 			e.opts.Hooks.committed(r.catalog, r.first.Add(r.n-1), r.n)
 			if e.folder != nil {
 				e.folder.committed(r.catalog, r.n)
@@ -283,24 +316,52 @@ func (e *Engine) commitOnce(ctx context.Context, id SegmentID, runs []*run) (res
 	return rest, older, last
 }
 
-// waiting measures for how long one older segment has been in the way.
+// waiting measures for how long a commit has waited for older segments. All that were
+// reserved before it are in its way from the beginning, though the index names only the
+// oldest of each catalog: the patience is counted once, not for each, or the writes behind
+// several dead writers would wait for them one after the other.
 type waiting struct {
-	older SegmentID
-	since time.Time
-	total time.Duration
+	began time.Time               // zero: nothing is in the way
+	named map[SegmentID]time.Time // since when each has been the oldest
+	total time.Duration           // of waits that have ended
 }
 
-// over tells, given what is in the way now, whether it has been for longer
-// than the patience.
-func (w *waiting) over(older SegmentID, patience time.Duration) bool {
-	now := time.Now()
-	if older != w.older {
-		if !w.older.IsZero() {
-			w.total += now.Sub(w.since)
-		}
-		w.older, w.since = older, now
+// nextTurn is what a segment is given to commit by itself once it is the oldest: it may
+// have waited as well.
+const nextTurn = 250 * time.Millisecond
+
+// end says that nothing is in the way, or nothing is known of it.
+func (w *waiting) end(now time.Time) {
+	if !w.began.IsZero() {
+		w.total += now.Sub(w.began)
 	}
-	return !older.IsZero() && now.Sub(w.since) > patience
+	w.began, w.named = time.Time{}, nil
+}
+
+// over gives those of the segments in the way that have been there for longer than the
+// patience.
+func (w *waiting) over(older []SegmentID, patience time.Duration) (over []SegmentID) {
+	now := time.Now()
+	if len(older) == 0 {
+		w.end(now)
+		return nil
+	}
+	if w.began.IsZero() {
+		w.began = now
+	}
+	named := make(map[SegmentID]time.Time, len(older))
+	for _, id := range older {
+		since, known := w.named[id]
+		if !known {
+			since = now
+		}
+		named[id] = since
+		if now.Sub(w.began) > patience && now.Sub(since) > min(patience, nextTurn) {
+			over = append(over, id)
+		}
+	}
+	w.named = named
+	return over
 }
 
 // rollBack takes the reservations of a segment that never was out of the way.
@@ -317,10 +378,7 @@ func (e *Engine) rollBack(ctx context.Context, s *segment) {
 // will ever hold. If such a shard executes the reservation later still, the
 // sweeper finds it.
 func (e *Engine) rollBackShards(ctx context.Context, id SegmentID, shards map[int]bool) {
-	list := make([]int, 0, len(shards))
-	for s := range shards {
-		list = append(list, s)
-	}
+	list := slices.Sorted(maps.Keys(shards))
 	ctx, cancel := context.WithTimeout(ctx, e.opts.IndexTimeout)
 	defer cancel()
 	if err := e.index.Rollback(ctx, Rollback{Epoch: id.Epoch, Segment: id, Shards: list}); err != nil && !e.sawEpoch(id.Epoch, err) {

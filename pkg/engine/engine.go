@@ -2,10 +2,12 @@ package engine
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,10 +20,16 @@ type Engine struct {
 	opts    Options
 	writer  string // this engine's name in segment keys, heartbeats and events
 
-	lease  lease
-	group  *group
-	docs   *documents
-	folder *folder
+	lease     lease
+	condemned atomic.Pointer[time.Time] // when a shard of the index was last given up
+	beatsMu   sync.Mutex
+	beats     []beat // of the collector
+	group     *group
+	turns     turns
+	docs      *documents
+	store     *store
+	flights   flights
+	folder    *folder
 
 	stop context.CancelFunc
 	wg   sync.WaitGroup
@@ -41,20 +49,32 @@ func New(ctx context.Context, index IndexAdapter, objects Objects, opts Options)
 	e := &Engine{index: index, objects: objects, opts: opts, done: make(chan struct{})}
 	e.writer = e.randomName(8)
 	e.docs = newDocuments(opts.DocumentCache)
+	e.store = newStore(objects, &e.opts)
 	e.group = newGroup(e)
+	e.turns = newTurns()
 	e.lease.poke = make(chan struct{}, 1)
 	if err := e.checkFormat(ctx); err != nil {
+		return nil, err
+	}
+	if err := e.checkLosses(ctx); err != nil {
 		return nil, err
 	}
 	if err := e.join(ctx, opts.NewEpoch); err != nil {
 		return nil, fmt.Errorf("join the lake: %w", err)
 	}
+	e.opts.Rebuild, e.opts.AcceptLoss = false, nil              // later epochs begin as they need
 	run, stop := context.WithCancel(context.WithoutCancel(ctx)) // the engine outlives its opening
 	e.stop = stop
 	e.start(run, e.keepLease)
 	e.start(run, e.group.run)
+	if opts.Cache != nil {
+		e.start(run, e.store.run)
+	}
 	if opts.Sweep {
 		e.start(run, e.sweep)
+	}
+	if opts.Collect {
+		e.start(run, e.collector)
 	}
 	if opts.FoldWorkers > 0 {
 		e.folder = newFolder(e, opts.FoldWorkers)
@@ -113,6 +133,28 @@ func (e *Engine) randomName(n int) string {
 		b[i] = "abcdefghijklmnopqrstuvwxyz234567"[b[i]%32]
 	}
 	return string(b)
+}
+
+// drawer is crypto/rand, asked for more than one number at a time: each question is
+// a system call where the kernel has no faster way.
+type drawer struct {
+	mu   sync.Mutex
+	left []byte
+}
+
+func (d *drawer) Read(b []byte) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(b) > len(d.left) {
+		d.left = make([]byte, 2048+len(b))
+		if _, err := rand.Read(d.left); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(b, d.left)
+	clear(d.left[:n])
+	d.left = d.left[n:]
+	return n, nil
 }
 
 // jitter draws a duration below d.

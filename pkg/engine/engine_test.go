@@ -60,11 +60,26 @@ func (s *scripted) Get(ctx context.Context, key string) ([]byte, error) {
 	return s.Objects.Get(ctx, key)
 }
 
+func (s *scripted) GetRange(ctx context.Context, key string, off, length int64) ([]byte, error) {
+	s.mu.Lock()
+	get := s.get
+	s.mu.Unlock()
+	if get != nil {
+		if done, err := get(key); done {
+			return nil, err
+		}
+	}
+	return s.Objects.GetRange(ctx, key, off, length)
+}
+
 // house is an index and a bucket that engines move into.
 type house struct {
 	t       *testing.T
 	index   *memory.Index
 	objects *scripted
+
+	saved *memory.Index  // a state of the index to go back to
+	last  *engine.Engine // the one that has the house now
 }
 
 func newHouse(t *testing.T) *house {
@@ -300,7 +315,7 @@ func TestBatchIsOneRun(t *testing.T) {
 func TestFold(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
-	e := h.open(engine.Options{DocumentCache: -1, FoldMaxDeltas: 7})
+	e := h.open(engine.Options{DocumentCache: -1, FrameCache: -1, FoldMaxDeltas: 7})
 	for i := range 20 {
 		typ, body := engine.MergeTypeMergePatch, fmt.Sprintf(`{"m%d":%d}`, i%5, i)
 		if i%4 == 3 {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -30,6 +31,10 @@ const (
 	openLease = 3 * time.Second
 	takeOver  = time.Minute
 )
+
+// damagedPause is how long a process waits that could not open an epoch because
+// an object is damaged.
+const damagedPause = 10 * time.Second
 
 // lease is this process's knowledge that its epoch is the newest.
 type lease struct {
@@ -88,10 +93,13 @@ func (l *lease) valid(n uint64) bool {
 	return l.n == n && n != 0 && l.fresh()
 }
 
-func (l *lease) fresh() bool {
+func (l *lease) fresh() bool { return within(l.from, leaseTerm) }
+
+// within tells whether a time is less than term ago, by both clocks.
+func within(from time.Time, term time.Duration) bool {
 	now := time.Now()
-	wall := now.Round(0).Sub(l.from.Round(0))
-	return now.Sub(l.from) < leaseTerm && wall < leaseTerm && wall > -time.Second
+	wall := now.Round(0).Sub(from.Round(0))
+	return now.Sub(from) < term && wall < term && wall > -time.Second
 }
 
 // ready is nil when definite answers can be given. It says "unavailable" from
@@ -122,13 +130,25 @@ func (e *Engine) keepLease(ctx context.Context) {
 		case <-tick.C:
 		case <-e.lease.poke:
 		}
+		// Where both were ready one look does for both, whichever was picked.
+		for range 2 {
+			select {
+			case <-tick.C:
+			case <-e.lease.poke:
+			default:
+			}
+		}
 		if n := e.lease.epoch(); n != 0 {
 			e.checkLease(ctx, n)
 		}
 		for e.lease.epoch() == 0 && ctx.Err() == nil {
 			if err := e.join(ctx, false); err != nil && ctx.Err() == nil {
 				e.opts.Hooks.trouble("join the lake", err)
-				_ = sleep(ctx, 200*time.Millisecond+e.jitter(300*time.Millisecond)) // the loop looks at ctx
+				pause := 200*time.Millisecond + e.jitter(300*time.Millisecond)
+				if errors.Is(err, ErrDamaged) { // it stays so until somebody acts, who needs a turn; each try costs an epoch
+					pause = damagedPause + e.jitter(damagedPause/2)
+				}
+				_ = sleep(ctx, pause) // the loop looks at ctx
 			}
 		}
 	}
@@ -243,7 +263,7 @@ func (e *Engine) join(ctx context.Context, force bool) error {
 		if began == nil {
 			began = &newest
 		}
-		if joinable && (!force || newest > *began) { // another's new epoch is as new
+		if joinable && (!force || newest > *began && !e.opts.Rebuild) { // another's new epoch is as new
 			e.lease.grant(newest, from)
 			e.opts.Hooks.epoch(newest)
 			_, err := e.index.Heartbeat(ctx, newest, e.writer) // before the first write: a writer without heartbeat is swept
@@ -289,9 +309,7 @@ func (e *Engine) openerDead(ctx context.Context, since time.Time) bool {
 	if time.Since(since) < openLease {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.opts.IndexTimeout)
-	defer cancel()
-	mine, err := e.index.Acquire(ctx, 0, "open", e.writer, openLease)
+	mine, err := e.acquire(ctx, "open", openLease)
 	return err == nil && mine
 }
 
@@ -328,6 +346,57 @@ func (e *Engine) openAlive(ctx context.Context, n uint64, before []ShardEpoch) e
 	return err
 }
 
+// stillSo asks the shards again, now that they are fenced at n, and gives what is
+// known of them from before: nothing of one that was emptied, or whose mark has
+// gone back, since.
+func (e *Engine) stillSo(ctx context.Context, n uint64, before []ShardEpoch) ([]ShardEpoch, error) {
+	var now []ShardEpoch
+	err := e.insist(ctx, func() (err error) {
+		now, err = e.epochs(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	known := slices.Clone(before)
+	for i, s := range now {
+		switch b := before[i]; {
+		case s.N != n || !s.Same:
+			return nil, fmt.Errorf("%w: shard %x went back to epoch %d while epoch %d was opened", ErrEpoch, i, s.N, n)
+		case s.Mark.Before(b.Mark) || s.Empty && !b.Empty:
+			known[i] = ShardEpoch{Mark: b.Mark}
+		}
+	}
+	return known, nil
+}
+
+// replaced looks at the shards after one of them answered ErrEpoch to the opener
+// of epoch n. If an older state of the index, or an empty one, has taken its
+// place, it gives what the shards say now: nobody has worked in n, so opening it
+// can begin again with the fences. Else the error stays: a later epoch was begun,
+// or a copy took its place that was fenced at n as another server.
+func (e *Engine) replaced(ctx context.Context, n uint64, because error) ([]ShardEpoch, error) {
+	var now []ShardEpoch
+	err := e.insist(ctx, func() (err error) {
+		now, err = e.epochs(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	older := false
+	for _, s := range now {
+		if s.N > n || s.N == n && (s.Open || !s.Same) {
+			return nil, because
+		}
+		older = older || s.N < n
+	}
+	if !older {
+		return nil, because
+	}
+	return now, nil
+}
+
 func (e *Engine) epochs(ctx context.Context) ([]ShardEpoch, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.opts.IndexTimeout)
 	defer cancel()
@@ -361,4 +430,27 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-t.C:
 		return nil
 	}
+}
+
+// condemn gives up a shard of the index that does not agree with itself, as when
+// a server evicted a key: its epoch goes, and opening the next one refills the
+// shard from the bucket. At most once a minute, lest damage that stays makes
+// epochs without end.
+func (e *Engine) condemn(ctx context.Context, n uint64, shard int, err error) bool {
+	if !errors.Is(err, ErrDamaged) {
+		return false
+	}
+	const every = time.Minute
+	now := time.Now()
+	if last := e.condemned.Load(); last != nil && now.Sub(*last) < every {
+		return false
+	}
+	e.condemned.Store(&now)
+	e.opts.Hooks.trouble("index", fmt.Errorf("shard %x is refilled from the bucket: %w", shard, err))
+	if err := e.index.Condemn(ctx, n, shard); err != nil && !errors.Is(err, ErrEpoch) {
+		e.opts.Hooks.trouble("give up a shard of the index", err)
+		return false
+	}
+	e.lease.leave(n)
+	return true
 }

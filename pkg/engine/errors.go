@@ -19,6 +19,9 @@ var (
 	ErrTooLarge = errors.New("too large")
 	// ErrNotFound: the catalog was never written, or is deleted, or has no such part.
 	ErrNotFound = errors.New("not found")
+	// ErrHistoryGone: the past that is asked for is not kept any more; it is
+	// ErrNotFound, too. See *HistoryError.
+	ErrHistoryGone = errors.New("history is gone")
 	// ErrPendingWrites: asked for by WithStrictPending: a write is being committed.
 	ErrPendingWrites = errors.New("pending writes")
 	// ErrVersionMismatch: a conditional write's condition does not hold; see
@@ -41,6 +44,9 @@ var (
 	// ErrUnknown: the write may have been committed or may yet be; ask again
 	// with its id.
 	ErrUnknown = errors.New("outcome unknown")
+	// ErrNotReached: the version that a read waits for did not come before its
+	// deadline.
+	ErrNotReached = errors.New("version not reached")
 	// ErrDamaged: an object's bytes are not what was written; the error names it.
 	ErrDamaged = errors.New("damaged object")
 	// ErrClosed: the engine is closed.
@@ -102,6 +108,34 @@ func (e *VersionError) Error() string {
 // Is makes errors.Is(err, ErrVersionMismatch) hold.
 func (e *VersionError) Is(target error) bool { return target == ErrVersionMismatch }
 
+// HistoryError is ErrNotFound: a catalog has no such past. It is ErrHistoryGone
+// when it had one.
+type HistoryError struct {
+	Catalog string
+	// Oldest is the oldest version whose document is kept, when what was asked for
+	// lies before it.
+	Oldest Version
+	// Purged: Oldest is the version of a purge, and what was before is erased.
+	Purged bool
+	// Head is the catalog's version, when what was asked for lies ahead of it.
+	Head Version
+}
+
+func (e *HistoryError) Error() string {
+	if e.Oldest.IsZero() {
+		return fmt.Sprintf("catalog %q is at version %s: there is no later one yet", e.Catalog, e.Head)
+	}
+	if e.Purged {
+		return fmt.Sprintf("catalog %q was purged at version %s: what was before is erased for good", e.Catalog, e.Oldest)
+	}
+	return fmt.Sprintf("the history of catalog %q before version %s is not kept any more", e.Catalog, e.Oldest)
+}
+
+// Is makes errors.Is hold with ErrNotFound, and with ErrHistoryGone where it is.
+func (e *HistoryError) Is(target error) bool {
+	return target == ErrNotFound || target == ErrHistoryGone && !e.Oldest.IsZero()
+}
+
 // UnknownError is ErrUnknown with the id under which the write's outcome can
 // be asked for.
 type UnknownError struct {
@@ -145,6 +179,8 @@ func Code(err error) Status {
 		return Status{400, body.Code, 2}
 	case errors.Is(err, ErrInvalid):
 		return Status{400, "invalid", 2}
+	case errors.Is(err, ErrHistoryGone):
+		return Status{404, "history_gone", 3}
 	case errors.Is(err, ErrNotFound):
 		return Status{404, "not_found", 3}
 	case errors.Is(err, ErrPendingWrites):
@@ -163,6 +199,8 @@ func Code(err error) Status {
 		return Status{429, "busy", 5}
 	case errors.Is(err, ErrUnknown):
 		return Status{504, "unknown", 7}
+	case errors.Is(err, ErrNotReached):
+		return Status{504, "not_reached", 7}
 	case errors.Is(err, ErrDamaged), errors.Is(err, codec.ErrDamaged), errors.Is(err, merge.ErrCorruptBase):
 		return Status{500, "damaged", 8}
 	case errors.Is(err, ErrRecovering), errors.Is(err, ErrEpoch):
@@ -192,6 +230,8 @@ type Problem struct {
 	Pointer string `json:"pointer,omitempty"`
 	Catalog string `json:"catalog,omitempty"`
 	ID      string `json:"id,omitempty"` // of a write whose outcome is unknown
+	// RetryAfter is how long who was refused as "busy" should pause, milliseconds.
+	RetryAfter int64 `json:"retry_after_ms,omitempty"`
 	// Current is the version that a conditional write found.
 	Current *Version `json:"current,omitempty"`
 }
@@ -228,6 +268,8 @@ func (p *Problem) Is(target error) bool {
 		return p.Status == 400
 	case ErrNotFound:
 		return p.Status == 404
+	case ErrHistoryGone:
+		return p.Code == "history_gone"
 	case ErrTooLarge:
 		return p.Status == 413
 	case ErrBusy:
@@ -244,6 +286,8 @@ func (p *Problem) Is(target error) bool {
 		return p.Code == "id_reused"
 	case ErrUnknown:
 		return p.Code == "unknown"
+	case ErrNotReached:
+		return p.Code == "not_reached"
 	case ErrRecovering:
 		return p.Code == "recovering"
 	case ErrUnavailable:
@@ -282,6 +326,8 @@ func ProblemOf(err error, catalog string) *Problem {
 		}
 	case errors.As(err, &unknown):
 		p.ID = unknown.ID
+	case st.Code == "busy":
+		p.RetryAfter = 100
 	case st.Code == "internal":
 		p.Detail = "internal error; the server's log has the cause"
 	}

@@ -29,6 +29,8 @@ var foreseen = []struct {
 	{"too large", engine.ErrTooLarge, engine.Status{HTTP: 413, Code: "too_large", Exit: 2}, engine.ErrTooLarge},
 	{"document too large", merge.ErrTooLarge, engine.Status{HTTP: 413, Code: "too_large", Exit: 2}, engine.ErrTooLarge},
 	{"not found", engine.ErrNotFound, engine.Status{HTTP: 404, Code: "not_found", Exit: 3}, engine.ErrNotFound},
+	{"history gone", &engine.HistoryError{Catalog: "c", Oldest: engine.Version{Sec: 1, Seq: 1}}, engine.Status{HTTP: 404, Code: "history_gone", Exit: 3}, engine.ErrNotFound},
+	{"version ahead", &engine.HistoryError{Catalog: "c", Head: engine.Version{Sec: 1, Seq: 1}}, engine.Status{HTTP: 404, Code: "not_found", Exit: 3}, engine.ErrNotFound},
 	{"pending writes", engine.ErrPendingWrites, engine.Status{HTTP: 409, Code: "pending_writes", Exit: 4}, engine.ErrPendingWrites},
 	{"busy", engine.ErrBusy, engine.Status{HTTP: 429, Code: "busy", Exit: 5}, engine.ErrBusy},
 	{"unavailable", engine.ErrUnavailable, engine.Status{HTTP: 503, Code: "unavailable", Exit: 6}, engine.ErrUnavailable},
@@ -39,6 +41,7 @@ var foreseen = []struct {
 	{"unknown", engine.ErrUnknown, engine.Status{HTTP: 504, Code: "unknown", Exit: 7}, engine.ErrUnknown},
 	{"unknown, with an id", &engine.UnknownError{ID: "id-1", Err: errors.New("cut")}, engine.Status{HTTP: 504, Code: "unknown", Exit: 7}, engine.ErrUnknown},
 	{"unknown for lack of time", &engine.UnknownError{ID: "id-1", Err: context.DeadlineExceeded}, engine.Status{HTTP: 504, Code: "unknown", Exit: 7}, engine.ErrUnknown},
+	{"not reached", engine.ErrNotReached, engine.Status{HTTP: 504, Code: "not_reached", Exit: 7}, engine.ErrNotReached},
 	{"deadline", context.DeadlineExceeded, engine.Status{HTTP: 504, Code: "deadline", Exit: 7}, nil},
 	{"damaged", engine.ErrDamaged, engine.Status{HTTP: 500, Code: "damaged", Exit: 8}, engine.ErrDamaged},
 	{"damaged frame", codec.ErrDamaged, engine.Status{HTTP: 500, Code: "damaged", Exit: 8}, engine.ErrDamaged},
@@ -50,7 +53,7 @@ var foreseen = []struct {
 }
 
 var sentinels = []error{
-	engine.ErrInvalid, engine.ErrTooLarge, engine.ErrNotFound, engine.ErrPendingWrites, engine.ErrBusy, engine.ErrUnavailable, engine.ErrRecovering, engine.ErrUnknown, engine.ErrDamaged,
+	engine.ErrInvalid, engine.ErrTooLarge, engine.ErrNotFound, engine.ErrPendingWrites, engine.ErrBusy, engine.ErrUnavailable, engine.ErrRecovering, engine.ErrUnknown, engine.ErrNotReached, engine.ErrDamaged,
 	engine.ErrClosed, engine.ErrEpoch, engine.ErrStale, engine.ErrExists, engine.ErrNotExist,
 }
 

@@ -1,14 +1,19 @@
 package engine
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jsonlake/lake/pkg/engine/codec"
+	"github.com/jsonlake/lake/pkg/engine/merge"
+	"github.com/jsonlake/lake/pkg/engine/trace"
 )
 
 // run is a write on its way: n deltas of one catalog.
@@ -25,26 +30,40 @@ type run struct {
 	fingerprint [16]byte // of a given id
 	expect      *Version // the head that the write is conditional on
 
-	tries     int // segments it was part of that never were
-	undecided int // how often its condition could not be judged
+	trace     *trace.Trace // nil: off
+	tries     int          // segments it was part of that never were
+	undecided int          // how often its condition could not be judged
 	first     Version
 	off, len  int64
 
 	// Under group.mu:
-	taken bool  // by a segment
-	gone  bool  // withdrawn
-	why   error // what it waits for, if not its turn
+	queued time.Time // when it was first queued
+	taken  bool      // by a segment
+	gone   bool      // withdrawn
+	why    error     // what it waits for, if not its turn
+	full   time.Time // since when it waits for a fold; zero: it does not
 
 	duplicate bool
 	err       error
 	done      chan struct{} // closed when first or err is the answer
+
+	// Of a run that nobody waits for, in place of done:
+	tell     func(res WriteResult, err error)
+	told     atomic.Bool
+	deadline time.Time
+	late     *time.Timer
+}
+
+// result is what a run that was committed is answered.
+func (r *run) result() WriteResult {
+	return WriteResult{Version: r.first.Add(r.n - 1), First: r.first, Count: r.n, Duplicate: r.duplicate}
 }
 
 // renew is the same write as a run that was never queued.
 func (r *run) renew() *run {
 	return &run{
 		catalog: r.catalog, n: r.n, typ: r.typ, path: r.path, payload: r.payload, author: r.author,
-		id: r.id, given: r.given, fingerprint: r.fingerprint, done: make(chan struct{}),
+		id: r.id, given: r.given, fingerprint: r.fingerprint, trace: r.trace,
 	}
 }
 
@@ -61,10 +80,16 @@ func (r *run) reserve() Reserve {
 	return q
 }
 
-// group is the self-clocking group commit. Writes queue up; a group leaves as
-// soon as fewer than MaxInflight segments are on their way to the bucket. A
-// lone write therefore leaves at once, and under load a segment holds whatever
-// came in while the ones before it were travelling.
+// group is the self-clocking group commit. Writes queue up; a group may leave
+// while fewer than MaxInflight segments are on their way to the bucket, and leaves
+//
+//	at once                 when this process has nothing under way: a lone write waits for nobody
+//	with its share          when it is large enough that a few segments hold all unanswered writes
+//	after a moment          when a write has waited for maxCompany: the others may be held up
+//
+// The share is what keeps segments from being as small as the time between two
+// reservations: a segment costs every server the same whatever it holds, and slots
+// taken by small ones are missing for the many that come back together.
 //
 //	add → queue ─(run: one at a time)→ PreCommit ─(a goroutine each)→ put → commit → answer
 //
@@ -78,10 +103,13 @@ type group struct {
 	queue    []*run
 	held     map[string][]*run // catalogs that are paced, and what waits behind them
 	inflight int               // segments reserved and not yet put
+	open     int               // segments not yet settled
+	put      time.Duration     // how long puts took of late
 	writes   int               // not answered yet
 	bytes    int64             // of their payloads
 	closed   bool
 	latest   map[string]*segment // the latest undecided segment of this process, by catalog
+	underWay map[SegmentID]bool  // segments of this process that may have a put under way
 	now      time.Time           // index time as last seen
 	count    uint64
 
@@ -100,7 +128,7 @@ type segment struct {
 
 func newGroup(e *Engine) *group {
 	return &group{
-		e: e, held: map[string][]*run{}, latest: map[string]*segment{}, now: time.Now(),
+		e: e, held: map[string][]*run{}, latest: map[string]*segment{}, underWay: map[SegmentID]bool{}, now: time.Now(),
 		wake: make(chan struct{}, 1), idle: make(chan struct{}, 1),
 	}
 }
@@ -120,13 +148,40 @@ func (g *group) add(r *run) error {
 	}
 	g.writes++
 	g.bytes += size
+	r.queued = time.Now()
+	if r.tell != nil {
+		r.late = time.AfterFunc(r.deadline.Sub(r.queued), func() { g.tooLate(r, context.DeadlineExceeded) })
+	}
 	if behind, paced := g.held[r.catalog]; paced {
+		if len(behind) > 0 {
+			r.why = behind[0].why
+		}
 		g.held[r.catalog] = append(behind, r)
 		return nil
 	}
 	g.queue = append(g.queue, r)
-	g.poke()
+	if len(g.queue) == 1 || g.complete() { // else somebody waits for the first of them
+		g.poke()
+	}
 	return nil
+}
+
+// maxCompany is how long a write waits for its group to fill while others are
+// under way.
+const maxCompany = 25 * time.Millisecond
+
+// complete tells whether what waits is a group that need not wait for more. The
+// caller holds mu.
+func (g *group) complete() bool {
+	return g.inflight < g.e.opts.MaxInflight && (g.open == 0 || len(g.queue)*g.shares() >= g.writes)
+}
+
+// shares is how many segments the unanswered writes are spread over: three, so that
+// one is being reserved, one is put and one committed, and more where the bucket is
+// slow, up to MaxInflight. The caller holds mu.
+func (g *group) shares() int {
+	const spacing = 6 * time.Millisecond // between two puts of a slow bucket
+	return max(min(int(g.put/spacing), g.e.opts.MaxInflight), 3)
 }
 
 // errNoTurn: a write's deadline came before its turn.
@@ -153,10 +208,33 @@ func (g *group) withdraw(r *run) (why error, ok bool) {
 	return r.why, true
 }
 
+// tooLate answers a run that nobody waits for, whose time ran out.
+func (g *group) tooLate(r *run, cause error) {
+	why, ok := g.withdraw(r)
+	if ok {
+		why = fmt.Errorf("%w: %w", why, cause)
+	} else {
+		why = &UnknownError{ID: r.id, Err: cause}
+	}
+	if r.told.CompareAndSwap(false, true) {
+		r.tell(WriteResult{}, why)
+	}
+}
+
 // answer gives a run its outcome.
 func (g *group) answer(r *run, err error) {
 	r.err = err
-	close(r.done)
+	switch {
+	case r.tell == nil:
+		close(r.done)
+	case r.told.CompareAndSwap(false, true):
+		r.late.Stop()
+		var res WriteResult
+		if err == nil {
+			res = r.result()
+		}
+		r.tell(res, err)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.forget(r)
@@ -210,17 +288,25 @@ func (g *group) sawTime(now time.Time) {
 
 // run is the goroutine that forms groups and reserves them.
 func (g *group) run(ctx context.Context) {
+	company := time.NewTimer(0)
+	defer company.Stop()
 	for {
 		select {
 		case <-ctx.Done():
+			g.abandon()
 			return
 		case <-g.wake:
+		case <-company.C:
 		}
 		for {
 			if g.e.opts.Linger > 0 && sleep(ctx, g.e.opts.Linger) != nil {
+				g.abandon()
 				return
 			}
-			s := g.take()
+			s, wait := g.take()
+			if wait > 0 {
+				company.Reset(wait)
+			}
 			if s == nil {
 				break
 			}
@@ -229,13 +315,33 @@ func (g *group) run(ctx context.Context) {
 	}
 }
 
-// take forms a segment of what waits, or nil when there is nothing to do or no
-// room on the way to the bucket.
-func (g *group) take() *segment {
+// abandon answers the runs that no segment will take any more and nobody waits for.
+func (g *group) abandon() {
+	g.mu.Lock()
+	left := slices.Clone(g.queue)
+	for _, behind := range g.held {
+		left = append(left, behind...)
+	}
+	g.mu.Unlock()
+	for _, r := range left {
+		if r.tell != nil && r.late.Stop() {
+			g.tooLate(r, ErrClosed)
+		}
+	}
+}
+
+// take forms a segment of what waits, or nil when there is nothing to do, no
+// room on the way to the bucket, or when the group should wait for company.
+func (g *group) take() (s *segment, wait time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.queue) == 0 || g.inflight >= g.e.opts.MaxInflight {
-		return nil
+		return nil, 0
+	}
+	if !g.complete() {
+		if wait := maxCompany - time.Since(g.queue[0].queued); wait > 0 {
+			return nil, wait
+		}
 	}
 	var perShard [Shards]int
 	var size int64
@@ -250,21 +356,41 @@ func (g *group) take() *segment {
 		r.taken = true
 		n++
 	}
-	s := &segment{runs: slices.Clone(g.queue[:n]), decided: make(chan struct{})}
+	s = &segment{runs: slices.Clone(g.queue[:n]), decided: make(chan struct{})}
 	g.queue = slices.Delete(g.queue, 0, n)
 	g.inflight++
+	g.open++
+	s.id = g.name(g.e.lease.epoch(), g.now)
+	g.underWay[s.id] = true
+	return s, 0
+}
+
+// name makes the name of a segment that was never used. The caller holds mu.
+func (g *group) name(epoch uint64, now time.Time) SegmentID {
 	g.count++
-	s.id = SegmentID{Epoch: g.e.lease.epoch(), Unix: max(g.now.Unix(), 0), Writer: g.e.writer, N: g.count}
-	return s
+	return SegmentID{Epoch: epoch, Unix: max(now.Unix(), 0), Writer: g.e.writer, N: g.count}
+}
+
+func (g *group) nextSegment(epoch uint64, now time.Time) SegmentID {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.name(epoch, now)
 }
 
 // reserve pre-commits a segment and sends it on its way.
 func (g *group) reserve(ctx context.Context, s *segment) {
-	p := PreCommit{Epoch: s.id.Epoch, Segment: s.id, Runs: make([]Reserve, len(s.runs))}
+	p := PreCommit{Epoch: s.id.Epoch, Segment: s.id, Runs: make([]Reserve, len(s.runs)), MaxLive: g.e.opts.MaxUnfolded}
 	for i, r := range s.runs {
 		p.Runs[i] = r.reserve()
+		if r.typ == merge.Purge {
+			p.MaxLive = 0 // it shortens the log
+		}
 	}
+	begin := time.Now()
 	res, err := g.e.preCommit(ctx, p)
+	for _, r := range s.runs {
+		r.trace.Step("PreCommit", begin).Int("runs", int64(len(s.runs))).Int("try", int64(r.tries+1))
+	}
 	s.created = res.Now.UnixMilli()
 	g.sawTime(res.Now)
 
@@ -292,6 +418,9 @@ func (g *group) reserve(ctx context.Context, s *segment) {
 			kept = append(kept, r)
 		case res.Runs[i].State == ReservePaced:
 			paced = append(paced, r)
+		case res.Runs[i].State == ReserveFull:
+			r.full = cmp.Or(r.full, begin)
+			paced = append(paced, r)
 		default:
 			g.refused(ctx, s.id.Epoch, r, res.Runs[i])
 		}
@@ -302,7 +431,8 @@ func (g *group) reserve(ctx context.Context, s *segment) {
 		g.e.start(ctx, func(ctx context.Context) { g.e.rollBackShards(ctx, s.id, lost) })
 	}
 	if len(kept) == 0 {
-		g.left()
+		g.left(0)
+		g.settled(s)
 		return
 	}
 	g.mu.Lock()
@@ -346,16 +476,29 @@ func (g *group) later(ctx context.Context, r *run, why error) {
 	g.mu.Lock()
 	r.taken, r.why = false, why
 	g.mu.Unlock()
+	pause := 10*time.Millisecond + g.e.jitter(20*time.Millisecond)
 	g.e.start(ctx, func(ctx context.Context) {
-		_ = sleep(ctx, 10*time.Millisecond+g.e.jitter(20*time.Millisecond))
+		_ = sleep(ctx, pause)
 		g.again([]*run{r})
 	})
 }
 
-// left says that a segment is not on its way to the bucket any more.
-func (g *group) left() {
+// mayPut tells whether this process may still put a segment, or a tombstone in its
+// place.
+func (g *group) mayPut(id SegmentID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.underWay[id]
+}
+
+// left says that a segment is not on its way to the bucket any more, after a put
+// of so long; 0: there was none.
+func (g *group) left(took time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if took > 0 {
+		g.put += (took - g.put) / 4
+	}
 	g.inflight--
 	g.poke()
 }
@@ -363,31 +506,54 @@ func (g *group) left() {
 // settled says that this process has done with a segment.
 func (g *group) settled(s *segment) {
 	g.mu.Lock()
+	g.open--
+	delete(g.underWay, s.id)
 	for _, r := range s.runs {
 		if g.latest[r.catalog] == s {
 			delete(g.latest, r.catalog)
 		}
 	}
+	g.poke()
 	g.mu.Unlock()
 	close(s.decided)
 }
 
+// maxFull is how long a write waits for its catalog to be folded: some folds of the
+// largest size.
+const maxFull = 5 * time.Second
+
+// errFull is the answer then.
+func (g *group) errFull(catalog string) error {
+	return fmt.Errorf("%w: more than %d deltas of catalog %q wait to be folded; nothing was stored; try again in a few seconds, and see that a snapshotter runs", ErrBusy, g.e.opts.MaxUnfolded, catalog)
+}
+
 // hold keeps runs of catalogs that are paced, and whatever comes behind them
-// in the queue, for a moment.
+// in the queue, for a moment. Who has waited for a fold long enough is refused.
 func (g *group) hold(ctx context.Context, paced []*run) {
+	const moment = 50 * time.Millisecond
+	paced = slices.DeleteFunc(paced, func(r *run) bool {
+		over := !r.full.IsZero() && time.Since(r.full) > maxFull
+		if over {
+			g.answer(r, g.errFull(r.catalog))
+		}
+		return over
+	})
 	if len(paced) == 0 {
 		return
 	}
-	const moment = 50 * time.Millisecond
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, r := range paced {
 		r.taken = false
+		if !r.full.IsZero() {
+			r.why = g.errFull(r.catalog)
+		}
 		g.held[r.catalog] = append(g.held[r.catalog], r)
 	}
 	g.queue = slices.DeleteFunc(g.queue, func(r *run) bool {
 		behind, is := g.held[r.catalog]
 		if is {
+			r.why = cmp.Or(r.why, behind[0].why)
 			g.held[r.catalog] = append(behind, r)
 		}
 		return is
@@ -416,13 +582,16 @@ func (g *group) again(runs []*run) {
 	g.poke()
 }
 
+// scratch is what segments are laid out in. What leaves is a copy of its own size: a
+// frame needs room for its payload as it is, of which compression leaves a part, and
+// nobody knows for how long a put that was given up still reads its bytes.
+var scratch = sync.Pool{New: func() any { return new([]byte) }}
+
 // encode lays out a segment and notes where each frame stands.
 func (s *segment) encode() ([]byte, error) {
-	size := 0
-	for _, r := range s.runs {
-		size += len(r.payload) + 256
-	}
-	b := make([]byte, 0, size)
+	room := scratch.Get().(*[]byte)
+	defer scratch.Put(room)
+	b := (*room)[:0]
 	for i, r := range s.runs {
 		f := codec.Frame{Header: codec.Header{
 			Kind: codec.KindRun, Catalog: r.catalog, First: r.first.Codec(), N: uint32(r.n), Writer: s.id.Writer, Author: r.author,
@@ -435,8 +604,14 @@ func (s *segment) encode() ([]byte, error) {
 		}
 		r.off, r.len = int64(off), int64(len(b)-off)
 	}
-	return b, nil
+	if cap(b) <= maxScratch {
+		*room = b
+	}
+	return bytes.Clone(b), nil
 }
+
+// maxScratch is the most that is kept of a scratch, bytes.
+const maxScratch = 16 << 20
 
 // maxFramePayload is the decompression ceiling: a document of 64 MiB and what
 // stands beside it, with room for larger limits.

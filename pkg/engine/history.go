@@ -1,19 +1,40 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math"
+	"slices"
+	"strings"
 
 	"github.com/jsonlake/lake/pkg/engine/codec"
 	"github.com/jsonlake/lake/pkg/engine/merge"
 )
 
-// LogRequest asks for a page of a catalog's history, oldest first.
+// Order is the direction of a page of history.
+type Order string
+
+// The orders.
+const (
+	Ascending  Order = "asc"  // oldest first
+	Descending Order = "desc" // newest first
+)
+
+// LogRequest asks for a page of a catalog's history.
 type LogRequest struct {
-	Catalog string  `json:"-"`
-	After   Version `json:"after"` // versions greater than this
-	Limit   int     `json:"limit"` // 1 to 1,000
+	Catalog string `json:"-"`
+	// After is the cursor: ascending, versions greater than this; descending, less
+	// than this, or from the newest when it is 0_0.
+	After Version `json:"after"`
+	Limit int     `json:"limit"` // 1 to 1,000
+	// MaxBytes bounds the bodies of a page, but for its first entry; 0: they are not
+	// bounded. A service bounds what it answers in any case, by what a message
+	// may hold.
+	MaxBytes int64 `json:"-"`
+	Order    Order `json:"order,omitempty"` // "" is Ascending
 }
 
 // LogPage is a page of a catalog's history.
@@ -39,74 +60,140 @@ type LogEntry struct {
 }
 
 // Log gives a page of history: from the packs as far as the log is folded,
-// from the live log after that.
+// from the live log after that. From either end it gives what is kept; a
+// cursor before that is ErrHistoryGone.
 func (e *Engine) Log(ctx context.Context, req LogRequest) (LogPage, error) {
 	if err := ValidateCatalog(req.Catalog); err != nil {
 		return LogPage{}, err
 	}
-	if req.Limit < 1 || req.Limit > maxPage {
+	switch {
+	case req.Limit < 1 || req.Limit > maxPage:
 		return LogPage{}, invalid("invalid_limit", "limit", "limit is 1 to %d, not %d", maxPage, req.Limit)
+	case req.Order != "" && req.Order != Ascending && req.Order != Descending:
+		return LogPage{}, invalid("invalid_order", "order", "order is \"asc\" or \"desc\", not %.50q", req.Order)
+	case !req.After.Valid():
+		return LogPage{}, invalid("invalid_version", "after", "the version %s cannot be one", req.After)
 	}
-	if err := e.Ready(); err != nil {
-		return LogPage{}, err
+	page := LogPage{}
+	err := e.past(ctx, req.Catalog, func(n uint64, v View) (err error) {
+		if req.Order == Descending {
+			page, err = e.logBack(ctx, n, v, req)
+		} else {
+			page, err = e.logOn(ctx, n, v, req)
+		}
+		return err
+	})
+	return page, err
+}
+
+// past runs f on a view of a catalog with all its live runs. An object that is
+// missing may have been folded and collected since: f runs again then, on a new
+// view, as ReadList does. ErrNotFound when the catalog was never written.
+func (e *Engine) past(ctx context.Context, catalog string, f func(n uint64, v View) error) error {
+	var last View
+	for again, adopted := false, false; ; again = true {
+		if err := e.Ready(); err != nil {
+			return err
+		}
+		n := e.lease.epoch()
+		v, err := e.view(ctx, n, catalog, Version{})
+		if err != nil {
+			return err
+		}
+		if v.Head.IsZero() {
+			return fmt.Errorf("%w: catalog %q was never written", ErrNotFound, catalog)
+		}
+		if err = f(n, v); !errors.Is(err, ErrNotExist) {
+			return err
+		}
+		if again && needsAsMuch(v, last) {
+			found := false
+			if !adopted {
+				var aerr error
+				if found, aerr = e.adoptNewer(ctx, catalog, v.Snapshot.Stop); aerr != nil {
+					return aerr
+				}
+			}
+			if !found {
+				return fmt.Errorf("%w: an object of catalog %q is not in the bucket any more: %w", ErrDamaged, catalog, err)
+			}
+			adopted = true
+		}
+		last = v
 	}
-	n := e.lease.epoch()
-	v, err := e.view(ctx, n, req.Catalog, Version{})
-	if err != nil {
-		return LogPage{}, err
-	}
-	if v.Head.IsZero() {
-		return LogPage{}, fmt.Errorf("%w: catalog %q was never written", ErrNotFound, req.Catalog)
-	}
-	p := &pager{after: req.After, limit: req.Limit}
+}
+
+// logOn gives a page in ascending order.
+func (e *Engine) logOn(ctx context.Context, n uint64, v View, req LogRequest) (LogPage, error) {
+	p := newPager(req)
 	if err := e.logPacks(ctx, n, req.Catalog, v.Snapshot.Stop, p); err != nil {
 		return LogPage{}, err
 	}
-	if !p.full() && p.after.Less(v.Head) {
-		if err := e.logLive(ctx, req.Catalog, v, p); err != nil {
+	if !p.full() && p.after.Less(v.Head) && len(v.Runs) > 0 {
+		s, err := e.liveStretch(ctx, req.Catalog, v, v.Runs)
+		if err != nil {
 			return LogPage{}, err
 		}
+		if err := s.judge(e.opts.Limits); err != nil {
+			return LogPage{}, err
+		}
+		p.add(s)
 	}
 	page := LogPage{Items: p.items}
-	if page.Items == nil {
-		page.Items = []LogEntry{}
-	}
 	if k := len(page.Items); k > 0 && page.Items[k-1].Version.Less(v.Head) {
 		page.Next = &page.Items[k-1].Version
 	}
 	return page, nil
 }
 
-// pager collects entries after a version up to a limit.
+// pager collects entries after a version up to limits.
 type pager struct {
 	after Version
 	limit int
+	bytes int64   // that are left
 	prev  Version // of the last delta passed
 	items []LogEntry
+	over  bool // the next entry was too large
 }
 
-func (p *pager) full() bool { return len(p.items) >= p.limit }
+func newPager(req LogRequest) *pager {
+	p := &pager{after: req.After, limit: req.Limit, bytes: req.MaxBytes, items: []LogEntry{}}
+	if p.bytes <= 0 {
+		p.bytes = math.MaxInt64
+	}
+	return p
+}
 
-// frame passes the deltas of a run, but for those that were passed before: packs
-// may overlap (two folds from one snapshot, both adopted by a rebuild), and a
-// fold may register more between the view and the list of snapshots.
-func (p *pager) frame(f *codec.Frame, ds []merge.Delta, outcomes []merge.Outcome) {
-	id := ""
-	for i, d := range ds {
-		v := versionOf(f.First).Add(i)
+func (p *pager) full() bool { return p.over || len(p.items) >= p.limit }
+
+// take adds an entry, if there is room for it.
+func (p *pager) take(s *stretch, i int) bool {
+	size := int64(len(s.deltas[i].Body))
+	if p.over = size > p.bytes && len(p.items) > 0; p.over {
+		return false
+	}
+	p.bytes -= size
+	p.items = append(p.items, s.entry(i))
+	return true
+}
+
+// add passes the deltas of a stretch, but for those that were passed before:
+// packs may overlap (two folds from one snapshot, both adopted by a rebuild), and
+// a fold may register more between the view and the list of snapshots.
+func (p *pager) add(s *stretch) {
+	p.prev = MaxVersion(p.prev, s.start)
+	for i, v := range s.versions {
+		if p.full() {
+			return
+		}
 		if !p.prev.Less(v) {
 			continue
 		}
-		if len(f.ID) == 1 {
-			id = f.ID[0].ID
-		} else if i < len(f.ID) {
-			id = f.ID[i].ID
-		}
-		if p.after.Less(v) && !p.full() {
-			p.items = append(p.items, LogEntry{
-				Version: v, Prev: p.prev, Path: d.Path, Merge: d.Type, Body: json.RawMessage(append([]byte(nil), d.Body...)), Outcome: outcomes[i],
-				Author: f.Author, ID: id, Time: f.Created, NoAutoParents: d.Strict,
-			})
+		if p.after.Less(v) {
+			if !p.take(s, i) {
+				return
+			}
+			p.items[len(p.items)-1].Prev = p.prev
 		}
 		p.prev = v
 	}
@@ -115,64 +202,369 @@ func (p *pager) frame(f *codec.Frame, ds []merge.Delta, outcomes []merge.Outcome
 func (e *Engine) logPacks(ctx context.Context, n uint64, catalog string, latest Version, p *pager) error {
 	const packs = 100
 	for after := p.after; after.Less(latest) && !p.full(); {
-		snaps, err := e.index.Snapshots(ctx, n, catalog, after, packs)
-		if err != nil {
-			e.sawEpoch(n, err)
-			return unavailable(fmt.Errorf("list snapshots of %q: %w", catalog, err))
-		}
-		if len(snaps) == 0 {
-			return nil
+		snaps, err := e.snapshots(ctx, n, catalog, after, packs)
+		if err != nil || len(snaps) == 0 {
+			return err
 		}
 		for _, s := range snaps {
-			if p.full() {
-				return nil
-			}
-			p.prev = MaxVersion(p.prev, s.Start)
-			if err := e.logPack(ctx, catalog, s, p); err != nil {
+			missing, err := e.unregistered(ctx, n, catalog, after, s)
+			if err != nil {
 				return err
 			}
-			after = s.Stop
+			for _, s := range append(missing, s) {
+				if p.full() {
+					return nil
+				}
+				pack, err := e.packStretch(ctx, n, catalog, s)
+				if errors.Is(err, ErrHistoryGone) && p.after.IsZero() && len(p.items) == 0 {
+					continue // it begins after this pack
+				}
+				if err != nil {
+					return err
+				}
+				p.add(pack)
+			}
+			after = MaxVersion(after, s.Stop)
 		}
 	}
 	return nil
 }
 
-func (e *Engine) logPack(ctx context.Context, catalog string, s Snapshot, p *pager) error {
-	var bad error
-	err := e.packFrames(ctx, catalog, s, func(f *codec.Frame) bool {
-		ds, outcomes, err := decodePack(f)
-		if err != nil {
-			bad = fmt.Errorf("%w: %s: %w", ErrDamaged, PackKey(catalog, s.Start, s.Stop), err)
-			return false
+// unregistered finds the packs between a version and the beginning of a
+// snapshot, which the index does not know: it was rebuilt when the bucket had
+// lost a snapshot, whose pack stands there still. Without them the history
+// before s is gone, which is an error unless it is read from its beginning.
+func (e *Engine) unregistered(ctx context.Context, n uint64, catalog string, after Version, s Snapshot) ([]Snapshot, error) {
+	var found []Snapshot
+	for oldest := s; after.Less(oldest.Start); {
+		if oldest.Purged() {
+			if !after.IsZero() {
+				return nil, oldest.gone(catalog)
+			}
+			break
 		}
-		p.frame(f, ds, outcomes)
-		return !p.full()
+		before, ok, err := e.stopsAt(ctx, n, catalog, oldest.Start)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			if !after.IsZero() {
+				return nil, oldest.gone(catalog)
+			}
+			break
+		}
+		found, oldest = append(found, before), before
+	}
+	slices.Reverse(found)
+	return found, nil
+}
+
+// gone says that the history before s is not kept.
+func (s Snapshot) gone(catalog string) *HistoryError {
+	return &HistoryError{Catalog: catalog, Oldest: s.Stop, Purged: s.Purged()}
+}
+
+// logBack gives a page in descending order.
+func (e *Engine) logBack(ctx context.Context, n uint64, v View, req LogRequest) (LogPage, error) {
+	bound := v.Head
+	if !req.After.IsZero() {
+		bound = before(req.After)
+	}
+	p := newPager(req)
+	began := false
+	err := e.back(ctx, n, req.Catalog, v, bound, func(s *stretch) (bool, error) {
+		began = true
+		if err := s.judge(e.opts.Limits); err != nil {
+			return false, err
+		}
+		for i := s.upTo(bound) - 1; i >= 0 && !p.full(); i-- {
+			p.take(s, i)
+		}
+		return !p.full(), nil
 	})
-	if err == nil {
-		err = bad
+	page := LogPage{Items: p.items}
+	var gone *HistoryError
+	switch {
+	case errors.As(err, &gone) && began:
+		return page, nil // that was all that is kept
+	case err != nil:
+		return LogPage{}, err
+	}
+	if k := len(page.Items); k > 0 && !page.Items[k-1].Prev.IsZero() {
+		page.Next = &page.Items[k-1].Version
+	}
+	return page, nil
+}
+
+// stretch is a piece of a catalog's history: deltas with contiguous previous
+// versions, from the live log or from a pack.
+type stretch struct {
+	start    Version // the base is the document at this version
+	base     func(ctx context.Context) ([]byte, error)
+	headers  []codec.Header
+	deltas   []merge.Delta
+	versions []Version       // of the deltas
+	runs     []int32         // of each delta the run, its place in headers
+	outcomes []merge.Outcome // nil until judged
+	live     []byte          // the base of the live log
+}
+
+func (s *stretch) addRun(h codec.Header) {
+	s.headers = append(s.headers, h)
+	for i := range int(h.N) {
+		s.versions = append(s.versions, versionOf(h.First).Add(i))
+		s.runs = append(s.runs, int32(len(s.headers)-1))
+	}
+}
+
+// upTo is how many of the deltas are not newer than bound.
+func (s *stretch) upTo(bound Version) int {
+	n, found := slices.BinarySearchFunc(s.versions, bound, Version.Compare)
+	if found {
+		n++
+	}
+	return n
+}
+
+// judge gives the live log its outcomes, which only merging it tells.
+func (s *stretch) judge(lim merge.Limits) (err error) {
+	if s.outcomes == nil {
+		_, s.outcomes, err = merge.Merge(s.live, s.deltas, lim)
 	}
 	return err
 }
 
+// entry is delta i as the log tells it.
+func (s *stretch) entry(i int) LogEntry {
+	h, d := &s.headers[s.runs[i]], &s.deltas[i]
+	prev := s.start
+	if i > 0 {
+		prev = s.versions[i-1]
+	}
+	id := ""
+	switch k := int(s.versions[i].Sub(versionOf(h.First))); {
+	case len(h.ID) == 1:
+		id = h.ID[0].ID
+	case k < len(h.ID):
+		id = h.ID[k].ID
+	}
+	entry := LogEntry{
+		Version: s.versions[i], Prev: prev, Path: d.Path, Merge: d.Type, Body: json.RawMessage(append([]byte(nil), d.Body...)),
+		Author: h.Author, ID: id, Time: h.Created, NoAutoParents: d.Strict,
+	}
+	if s.outcomes != nil {
+		entry.Outcome = s.outcomes[i]
+	}
+	return entry
+}
+
+// liveStretch loads runs of the live log.
+func (e *Engine) liveStretch(ctx context.Context, catalog string, v View, runs []Run) (*stretch, error) {
+	m, err := e.load(ctx, catalog, nil, v.Snapshot, runs)
+	if err != nil {
+		return nil, err
+	}
+	s := &stretch{start: v.Snapshot.Stop, deltas: m.deltas, live: m.base, base: func(context.Context) ([]byte, error) { return m.base, nil }}
+	for i := range m.frames {
+		s.addRun(m.frames[i].Header)
+	}
+	return s, nil
+}
+
+// packStretch loads a pack, but not its base.
+func (e *Engine) packStretch(ctx context.Context, n uint64, catalog string, snap Snapshot) (*stretch, error) {
+	s := &stretch{start: snap.Start, base: func(ctx context.Context) ([]byte, error) { return e.documentOf(ctx, n, catalog, snap) }}
+	if snap.Purged() {
+		s.start = Version{} // nothing is before it
+	}
+	var bad error
+	err := e.packFrames(ctx, catalog, snap, func(f *codec.Frame) bool {
+		ds, outcomes, err := decodePack(f)
+		if err != nil {
+			bad = fmt.Errorf("%w: %s: %w", ErrDamaged, PackKey(catalog, snap.Start, snap.Stop), err)
+			return false
+		}
+		s.deltas, s.outcomes = append(s.deltas, ds...), append(s.outcomes, outcomes...)
+		s.addRun(f.Header)
+		return true
+	})
+	return s, cmp.Or(err, bad)
+}
+
+// back passes the history of a catalog that holds versions up to bound, newest
+// stretch first, until pass wants no more. A stretch may hold versions above
+// bound, too. It keeps one stretch at a time. *HistoryError when it comes to
+// where the history is gone.
+func (e *Engine) back(ctx context.Context, n uint64, catalog string, v View, bound Version, pass func(*stretch) (more bool, err error)) error {
+	at := v.Snapshot
+	switch {
+	case at.Stop.Less(bound):
+		s, err := e.liveStretch(ctx, catalog, v, runsUpTo(v.Runs, bound))
+		if err != nil {
+			return err
+		}
+		if more, err := pass(s); err != nil || !more {
+			return err
+		}
+	case bound.Less(at.Stop):
+		var err error
+		if at, err = e.covering(ctx, n, catalog, bound); err != nil {
+			return err
+		}
+	}
+	for !at.Stop.IsZero() {
+		s, err := e.packStretch(ctx, n, catalog, at)
+		if err != nil {
+			return err
+		}
+		if more, err := pass(s); err != nil || !more || at.Start.IsZero() {
+			return err
+		}
+		if at.Purged() {
+			return at.gone(catalog)
+		}
+		before, ok, err := e.stopsAt(ctx, n, catalog, at.Start)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return at.gone(catalog)
+		}
+		at = before
+	}
+	return nil
+}
+
+// runsUpTo is the runs that hold versions up to bound.
+func runsUpTo(runs []Run, bound Version) []Run {
+	n, found := slices.BinarySearchFunc(runs, bound, func(r Run, v Version) int { return r.First.Compare(v) })
+	if found {
+		n++
+	}
+	return runs[:n]
+}
+
+// covering is the snapshot whose pack, (start, stop], holds a version, or
+// would: the one that stops there, else the first that stops after it.
+func (e *Engine) covering(ctx context.Context, n uint64, catalog string, v Version) (Snapshot, error) {
+	snaps, err := e.snapshots(ctx, n, catalog, before(v), 1)
+	if err != nil {
+		return Snapshot{}, err
+	}
+	if len(snaps) == 0 {
+		return Snapshot{}, fmt.Errorf("%w: the index tells of no snapshot of catalog %q after version %s any more", ErrUnavailable, catalog, v)
+	}
+	s := snaps[0]
+	for v.Less(s.Start) {
+		if s.Purged() {
+			return Snapshot{}, s.gone(catalog)
+		}
+		before, ok, err := e.stopsAt(ctx, n, catalog, s.Start)
+		if err != nil {
+			return Snapshot{}, err
+		}
+		if !ok {
+			return Snapshot{}, s.gone(catalog)
+		}
+		s = before
+	}
+	return s, nil
+}
+
+// before is the greatest version that can lie before v.
+func before(v Version) Version {
+	if v.ordinal() <= 0 {
+		return Version{}
+	}
+	return v.Add(-1)
+}
+
+// snapshots lists registered snapshots with stop > after, ascending.
+func (e *Engine) snapshots(ctx context.Context, n uint64, catalog string, after Version, limit int) ([]Snapshot, error) {
+	ictx, cancel := context.WithTimeout(ctx, e.opts.IndexTimeout)
+	defer cancel()
+	snaps, err := e.index.Snapshots(ictx, n, catalog, after, limit)
+	switch {
+	case err != nil && e.sawEpoch(n, err):
+		return nil, fmt.Errorf("%w: %w", ErrRecovering, err)
+	case err != nil:
+		return nil, unavailable(fmt.Errorf("list snapshots of %q: %w", catalog, err))
+	case !e.lease.valid(n):
+		return nil, errLeaseOut
+	}
+	return snaps, nil
+}
+
+// stopsAt finds the snapshot that stops at a version: the registered one, else
+// what the bucket's packs tell of one.
+func (e *Engine) stopsAt(ctx context.Context, n uint64, catalog string, v Version) (s Snapshot, ok bool, err error) {
+	snaps, err := e.snapshots(ctx, n, catalog, before(v), 1)
+	if err != nil {
+		return Snapshot{}, false, err
+	}
+	if len(snaps) > 0 && snaps[0].Stop == v {
+		return snaps[0], true, nil
+	}
+	dir, suffix := CatalogDir(catalog)+"/delta/", "~"+v.String()+".pack"
+	for o, err := range e.objects.List(ctx, dir, "") {
+		if err != nil {
+			return Snapshot{}, false, unavailable(fmt.Errorf("list %s: %w", dir, err))
+		}
+		if start, ok := strings.CutSuffix(o.Key[len(dir):], suffix); ok {
+			if start, err := ParseVersion(start); err == nil && !v.Less(start) {
+				return Snapshot{Start: start, Stop: v, PackBytes: o.Size}, true, nil
+			}
+		}
+	}
+	return Snapshot{}, false, nil
+}
+
 // packFrames passes the frames of a pack, in order, until pass says false.
 func (e *Engine) packFrames(ctx context.Context, catalog string, s Snapshot, pass func(*codec.Frame) bool) error {
-	key := PackKey(catalog, s.Start, s.Stop)
-	b, err := e.objects.Get(ctx, key)
-	if err != nil {
-		return unavailable(fmt.Errorf("get %s: %w", key, err))
+	frames, err := e.store.pack(ctx, catalog, s)
+	if errors.Is(err, ErrNotExist) {
+		if gone := e.givenUp(ctx, catalog, s); gone != nil {
+			return gone
+		}
 	}
-	for f, err := range codec.Frames(b, codec.Options{MaxPayload: maxFramePayload}) {
-		if err != nil {
-			return fmt.Errorf("%w: %s: %w", ErrDamaged, key, err)
-		}
-		if f.Kind != codec.KindPack || f.Catalog != catalog {
-			return fmt.Errorf("%w: %s at byte %d holds %s of %q", ErrDamaged, key, f.Off, f.Kind, f.Catalog)
-		}
-		if !pass(&f.Frame) {
+	if err != nil {
+		return err
+	}
+	for i := range frames {
+		if !pass(&frames[i]) {
 			return nil
 		}
 	}
 	return nil
+}
+
+// givenUp tells of a pack that the bucket has not whether the retention took it,
+// and the index, lost or fallen back meanwhile, does not know. The retention takes
+// the oldest first and leaves the newest: there is no older pack then, and a newer
+// one. nil when the pack is missing for another reason.
+func (e *Engine) givenUp(ctx context.Context, catalog string, s Snapshot) error {
+	var oldest Version // stop of a pack that is kept
+	dir := CatalogDir(catalog) + "/delta/"
+	for o, err := range e.objects.List(ctx, dir, "") {
+		if err != nil {
+			return unavailable(fmt.Errorf("list %s: %w", dir, err))
+		}
+		_, end, _ := strings.Cut(strings.TrimSuffix(o.Key[len(dir):], ".pack"), "~")
+		stop, err := ParseVersion(end)
+		if err != nil {
+			continue // not ours
+		}
+		if !s.Stop.Less(stop) {
+			return nil
+		}
+		if oldest.IsZero() || stop.Less(oldest) {
+			oldest = stop
+		}
+	}
+	if oldest.IsZero() {
+		return nil
+	}
+	return &HistoryError{Catalog: catalog, Oldest: oldest}
 }
 
 // findID looks for a run by its id, in the live log and in packs whose stop is
@@ -206,7 +598,7 @@ func (e *Engine) findID(ctx context.Context, catalog, id string) (first Version,
 			return Version{}, 0, unavailable(fmt.Errorf("list snapshots of %q: %w", catalog, err))
 		}
 		for _, s := range snaps {
-			if err := e.packFrames(ctx, catalog, s, look); err != nil {
+			if err := e.packFrames(ctx, catalog, s, look); err != nil && !errors.Is(err, ErrHistoryGone) {
 				return Version{}, 0, err
 			}
 			after = s.Stop
@@ -219,26 +611,4 @@ func (e *Engine) findID(ctx context.Context, catalog, id string) (first Version,
 		return Version{}, 0, fmt.Errorf("%w: no write with id %q in the history of catalog %q of the last 24 hours", ErrNotFound, id, catalog)
 	}
 	return first, n, nil
-}
-
-// logLive passes the live log. Its outcomes are known only by merging it.
-func (e *Engine) logLive(ctx context.Context, catalog string, v View, p *pager) error {
-	m, err := e.load(ctx, catalog, nil, v.Snapshot, v.Runs)
-	if err != nil {
-		return err
-	}
-	_, outcomes, err := merge.Merge(m.base, m.deltas, e.opts.Limits)
-	if err != nil {
-		return fmt.Errorf("merge catalog %q: %w", catalog, err)
-	}
-	p.prev = MaxVersion(p.prev, v.Snapshot.Stop)
-	at := 0
-	for i := range m.frames {
-		n := int(m.frames[i].N)
-		p.frame(&m.frames[i], m.deltas[at:at+n], outcomes[at:at+n])
-		if at += n; p.full() {
-			break
-		}
-	}
-	return nil
 }

@@ -58,8 +58,15 @@ type Index interface {
 	// one stops at f.Snapshot.Start, and unless f.Snapshot.Stop is the last
 	// version of a live run. Runs up to its stop leave the live log; segments
 	// without live runs become garbage.
-	// Repeating a fold that was registered is a success.
+	// Repeating a fold that was registered is a success. The snapshot of a purge
+	// takes the place of whatever was before: it only has to be newer than the latest
+	// one; its event is EventPurged.
 	Fold(ctx context.Context, f Fold) error
+	// Drop takes registered snapshots that stop below d.Before out of the
+	// registration, oldest first, at most d.Limit, and tells how many are left to
+	// go. They become garbage of their shard, but for the snapshots of purges,
+	// whose objects stay. The latest snapshot always stays.
+	Drop(ctx context.Context, d Drop) (left int, err error)
 	// Outcome tells what the index knows of an idempotency id of a catalog.
 	Outcome(ctx context.Context, epoch uint64, catalog, id string) (IDState, error)
 	// Catalogs lists catalogs that have a committed run, by name, with names
@@ -68,12 +75,27 @@ type Index interface {
 	Close() error
 }
 
+// HeadTeller is what an Index may offer beside View: to tell of a head without
+// a goroutine that waits for the answer.
+type HeadTeller interface {
+	// TellHead says whether a catalog's head is still at a version, and whether a
+	// reservation is open: it calls f once, from any goroutine, perhaps before it
+	// returns. What f is told is of a moment after the call of TellHead. unchanged
+	// is false when the head is another, when the shard is not open in the
+	// epoch, and when there is no answer; View tells which. f must return at
+	// once: others wait behind it. When TellHead is false f is not called.
+	TellHead(epoch uint64, catalog string, at Version, f func(unchanged, pending bool)) bool
+}
+
 // PreCommit asks to reserve versions for the runs of one segment. Runs of one
 // catalog are reserved in the order of Runs.
 type PreCommit struct {
 	Epoch   uint64
 	Segment SegmentID
 	Runs    []Reserve
+	// MaxLive, if greater than 0, is how many deltas a catalog's live log may have
+	// for something to be reserved. What is reserved and not committed does not count.
+	MaxLive int64
 }
 
 // Reserve is one run to be reserved: N deltas of a catalog.
@@ -131,7 +153,7 @@ type Reserved struct {
 }
 
 // ReserveState is what became of one Reserve. All but ReserveOK reserve
-// nothing. They are decided in this order: id, gate, expectation, pace.
+// nothing. They are decided in this order: id, gate, expectation, live log, pace.
 type ReserveState uint8
 
 // The states of a Reserve.
@@ -143,6 +165,7 @@ const (
 	ReserveReused                        // the id is known with another fingerprint
 	ReserveUndecided                     // a conditional run met an open reservation of its catalog
 	ReserveConflict                      // the head is not what was expected
+	ReserveFull                          // the live log has more than PreCommit.MaxLive deltas: try again when it was folded
 )
 
 // Commit asks to make runs of a segment visible.
@@ -213,13 +236,18 @@ type Run struct {
 }
 
 // Snapshot is a registered snapshot with its pack: the document at Stop, and
-// the deltas (Start, Stop], where Start is the stop of the snapshot before.
+// the deltas (Start, Stop], where Start is the stop of the snapshot before. One
+// whose Start is its Stop is that of a purge: there is no document at Stop,
+// the pack holds the purge alone, and the history begins with it.
 type Snapshot struct {
 	Start     Version `json:"start"`
 	Stop      Version `json:"stop"`
 	DocBytes  int64   `json:"doc_bytes"`  // of the document, uncompressed; 0 when absent
 	PackBytes int64   `json:"pack_bytes"` // of the pack object
 }
+
+// Purged tells that s is the snapshot of a purge.
+func (s Snapshot) Purged() bool { return s.Start == s.Stop && !s.Stop.IsZero() }
 
 // View is one moment of a catalog.
 type View struct {
@@ -260,6 +288,15 @@ type Fold struct {
 	Snapshot Snapshot
 }
 
+// Drop ends the registration of old snapshots: their part of the history is
+// given up.
+type Drop struct {
+	Epoch   uint64
+	Catalog string
+	Before  Version
+	Limit   int // ≥ 1
+}
+
 // CatalogInfo is a line of a catalog listing.
 type CatalogInfo struct {
 	Catalog string  `json:"catalog"`
@@ -281,9 +318,32 @@ type Maintenance interface {
 	// Plan is what a segment has planned in a shard, in the order of its runs;
 	// empty when there is no plan.
 	Plan(ctx context.Context, epoch uint64, shard int, segment SegmentID) ([]Planned, error)
-	// Garbage lists segments without live runs in a shard, since when, oldest
-	// first, at most limit.
+	// Garbage lists what a shard does not need any more, since when, oldest first,
+	// at most limit: segments without live runs and dropped snapshots. What
+	// became garbage after the shard's oldest outbox entry was written is left
+	// out: a lost index writes unpublished events anew from the segments.
 	Garbage(ctx context.Context, epoch uint64, shard, limit int) ([]Garbage, error)
+	// Unused tells for each segment since when no shard needs it: the latest of
+	// the times at which it became garbage; zero when no shard knows it, or when
+	// some shard has a live run of it, an undecided one, or leaves it out of
+	// Garbage.
+	Unused(ctx context.Context, epoch uint64, segments []SegmentID) ([]time.Time, error)
+	// Forget strikes entries from the garbage of a shard: their objects are gone.
+	// What is not garbage is passed over.
+	Forget(ctx context.Context, epoch uint64, shard int, list []Garbage) error
+	// Live lists segments that have live runs in a shard and were begun before
+	// the unix second older, in no order, at most limit.
+	Live(ctx context.Context, epoch uint64, shard int, older int64, limit int) ([]SegmentID, error)
+	// Relocate says that live runs stand in another segment now. It answers per
+	// run whether it stands there, now or already before: false when it is not in
+	// the live log, or elsewhere. With a zero r.To nothing changes and the answer
+	// tells which runs stand where the request says.
+	Relocate(ctx context.Context, r Relocate) ([]bool, error)
+	// Condemn takes the epoch from a shard whose content cannot be trusted: every
+	// call answers ErrEpoch from then on, and the next Fence finds a shard that
+	// knows nothing. A shard that is not open in the epoch is left as it is; one that
+	// has no epoch is condemned already.
+	Condemn(ctx context.Context, epoch uint64, shard int) error
 
 	// Epochs tells what each shard believes, in order of the shards. It works in
 	// any state. A shard that knows nothing has a zero ShardEpoch.
@@ -295,10 +355,16 @@ type Maintenance interface {
 	// nothing changes) or at a later one (ErrEpoch). From then on
 	// it refuses everything but n's Restore, Reservations, Resolve and Open.
 	Fence(ctx context.Context, shard int, n uint64) error
+	// Empty removes all that an opening shard knows of catalogs, plans, ids,
+	// garbage and events, once in an epoch: a repetition that comes late must not
+	// remove what was restored. Its epoch, floor and mark stay, and so do leases
+	// and heartbeats. What is decided may stay until it expires, ids of committed
+	// runs and plans: it is true, their segments were in the bucket before.
+	Empty(ctx context.Context, shard int, n uint64) error
 	// Restore inserts runs (ascending by version in each catalog) that lie above
 	// their catalog's head, and adopts snapshots whose stop lies above it; what
-	// the shard already holds is passed over. Restored runs go
-	// to the outbox when events are on.
+	// the shard already holds is passed over. Restored runs go to the outbox
+	// when events are on; with r.Republish also those that are passed over.
 	Restore(ctx context.Context, shard int, n uint64, r Restore) error
 	// Reservations lists the plans of segments that are undecided in the shard.
 	Reservations(ctx context.Context, shard int, n uint64) ([]SegmentID, error)
@@ -306,11 +372,6 @@ type Maintenance interface {
 	// those in committed (which a seal holds, and which were restored) count as
 	// committed, the rest is rolled back and frees its id.
 	Resolve(ctx context.Context, shard int, n uint64, segment SegmentID, committed []RunKey) error
-	// Forget strikes a segment from the garbage of a shard: its object is gone.
-	Forget(ctx context.Context, epoch uint64, shard int, segment SegmentID) error
-	// Referenced tells for each segment whether any shard still has a live run in
-	// it, or an undecided one.
-	Referenced(ctx context.Context, epoch uint64, segments []SegmentID) ([]bool, error)
 	// Open opens a fenced shard: no version will be given at or below the
 	// second floor. Opening an open epoch does nothing.
 	Open(ctx context.Context, shard int, n uint64, floor int64) error
@@ -343,10 +404,31 @@ const (
 	PlanRolledBack
 )
 
-// Garbage is a segment that a shard does not need any more.
+// Garbage is something in the bucket that a shard does not need any more: a
+// segment, or a snapshot of a catalog with its pack.
 type Garbage struct {
-	Segment SegmentID
-	Since   time.Time
+	Segment  SegmentID // zero: the snapshot
+	Catalog  string
+	Snapshot Snapshot // Start and Stop
+	// Since when, by index time, and never before the shard's mark of that
+	// moment: an index whose mark is later knows of it.
+	Since time.Time
+}
+
+// Relocate moves live runs to another segment.
+type Relocate struct {
+	Epoch uint64
+	To    SegmentID // zero: only ask
+	Runs  []Relocation
+}
+
+// Relocation is where a run stands and where it shall stand.
+type Relocation struct {
+	Catalog string
+	First   Version
+	From    SegmentID
+	Off     int64 // of its frame in To, bytes
+	Len     int64 // of its frame in To, bytes
 }
 
 // ShardEpoch is a shard's idea of its epoch.
@@ -362,7 +444,13 @@ type ShardEpoch struct {
 type Restore struct {
 	Snapshots []RestoreSnapshot // applied first
 	Runs      []RestoreRun
-	IDs       []RestoreID // of runs that are folded, applied last
+	IDs       []RestoreID // of runs that are folded, applied after the runs
+	// Republish sends the runs that are passed over to the outbox too, when events
+	// are on: the shard's outbox is lost, nobody knows which were published.
+	Republish bool
+	// Segments that the bucket has, applied last: those without live or undecided
+	// runs in the shard become garbage of it, if they are not already.
+	Segments []SegmentID
 }
 
 // RestoreRun is a run of a sealed segment. Its id is restored with it, also
@@ -372,6 +460,7 @@ type RestoreRun struct {
 	Run     Run
 	Author  string
 	ID      RestoreID
+	Prev    Version // the last version before it, for the event of a run that is passed over
 }
 
 // RestoreID is the receipt of an idempotency id, to be kept until Expires

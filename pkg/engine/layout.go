@@ -11,13 +11,21 @@ import (
 //	_lake/format.json                                 format version, name, constants
 //	_lake/epoch/{n:06}.json                           epoch n exists
 //	_lake/epoch/{n:06}.seal.json                      which segments of epoch n count
+//	_lake/collected/{ms:013}.json                     up to which index time garbage was collected
+//	_lake/loss/{epoch:06}/{object key}.json           which bytes of a damaged object count, accepted in opening the epoch
+//	_lake/purge/{enc}/{stop}.json                     a purge at stop whose bytes are not all gone yet
 //	wal/{epoch:06}/{unix:010}-{writer}-{n:08}.seg     a segment, or a tombstone in its place
 //	{md5[0:4]}/{enc}/snap/{start}~{stop}.snap         the document at stop
 //	{md5[0:4]}/{enc}/delta/{start}~{stop}.pack        its deltas (start, stop]
+//
+// A snapshot and pack {stop}~{stop} are those of a purge.
 const (
-	formatKey   = "_lake/format.json"
-	epochPrefix = "_lake/epoch/"
-	walPrefix   = "wal/"
+	formatKey       = "_lake/format.json"
+	epochPrefix     = "_lake/epoch/"
+	collectedPrefix = "_lake/collected/"
+	lossPrefix      = "_lake/loss/"
+	purgePrefix     = "_lake/purge/"
+	walPrefix       = "wal/"
 )
 
 // SegmentID names a segment, the object of one group commit.
@@ -111,6 +119,16 @@ func parseEpochKey(key string) (n uint64, seal, ok bool) {
 	return n, isSeal, true
 }
 
+func collectedKey(ms int64) string { return fmt.Sprintf("%s%013d.json", collectedPrefix, ms) }
+
+// parseCollectedKey tells the unix milliseconds of a record of a collection.
+func parseCollectedKey(key string) (ms int64, ok bool) {
+	num, ok1 := strings.CutPrefix(key, collectedPrefix)
+	num, ok2 := strings.CutSuffix(num, ".json")
+	ms, err := strconv.ParseInt(num, 10, 64)
+	return ms, ok1 && ok2 && err == nil && collectedKey(ms) == key
+}
+
 // SnapshotKey is the object key of the document at stop.
 func SnapshotKey(catalog string, start, stop Version) string {
 	return CatalogDir(catalog) + "/snap/" + start.String() + "~" + stop.String() + ".snap"
@@ -119,6 +137,42 @@ func SnapshotKey(catalog string, start, stop Version) string {
 // PackKey is the object key of the deltas (start, stop].
 func PackKey(catalog string, start, stop Version) string {
 	return CatalogDir(catalog) + "/delta/" + start.String() + "~" + stop.String() + ".pack"
+}
+
+func purgeKey(catalog string, at Version) string {
+	return purgePrefix + EncodeCatalog(catalog) + "/" + at.String() + ".json"
+}
+
+// parsePurgeKey tells whose purge a record is about.
+func parsePurgeKey(key string) (catalog string, at Version, ok bool) {
+	rest, ok1 := strings.CutPrefix(key, purgePrefix)
+	rest, ok2 := strings.CutSuffix(rest, ".json")
+	enc, v, ok3 := strings.Cut(rest, "/")
+	if !ok1 || !ok2 || !ok3 {
+		return "", Version{}, false
+	}
+	catalog, err1 := DecodeCatalog(enc)
+	at, err2 := ParseVersion(v)
+	return catalog, at, err1 == nil && err2 == nil && purgeKey(catalog, at) == key
+}
+
+// parseHistoryKey tells up to which version a catalog's snapshot or pack goes.
+func parseHistoryKey(catalog, key string) (s Snapshot, ok bool) {
+	rest, ok := strings.CutPrefix(key, CatalogDir(catalog)+"/")
+	if !ok {
+		return Snapshot{}, false
+	}
+	name, isSnap := strings.CutPrefix(rest, "snap/")
+	if isSnap {
+		name, ok = strings.CutSuffix(name, ".snap")
+	} else if name, ok = strings.CutPrefix(rest, "delta/"); ok {
+		name, ok = strings.CutSuffix(name, ".pack")
+	}
+	from, to, both := strings.Cut(name, "~")
+	start, err1 := ParseVersion(from)
+	stop, err2 := ParseVersion(to)
+	s = Snapshot{Start: start, Stop: stop}
+	return s, ok && both && err1 == nil && err2 == nil && (SnapshotKey(catalog, start, stop) == key || PackKey(catalog, start, stop) == key)
 }
 
 // ParseSnapshotKey tells whose snapshot stands under a key.

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"crypto/rand"
 	"fmt"
 	"io"
 	"time"
@@ -28,6 +27,11 @@ type Options struct {
 	// MaxPendingWrites bounds their number; default 65,536.
 	MaxPendingWrites int
 
+	// MaxUnfolded is how many deltas of one catalog may wait to be folded: over it its
+	// writers wait for the folding, and then get ErrBusy. Reading and rebuilding
+	// take the longer, the more there are. Default 4,000,000, negative: any number.
+	MaxUnfolded int64
+
 	// MaxInflight is how many segments may be on their way to the bucket at once;
 	// a group forms while all are taken. Default 8.
 	MaxInflight int
@@ -51,13 +55,17 @@ type Options struct {
 	// DocumentCache bounds the in-process cache of merged documents, bytes;
 	// default 256 MiB, negative turns it off.
 	DocumentCache int64
-	// Cache is a cache shared between processes, below the document cache; nil:
-	// none.
+	// FrameCache bounds the in-process cache of frames and small objects, below the
+	// document cache, bytes; default 64 MiB, negative turns it off.
+	FrameCache int64
+	// Cache is a cache shared between processes, below the frame cache; nil: none.
 	Cache Cache
 	// CacheTTL is how long the shared cache keeps an entry; default 5 min.
 	CacheTTL time.Duration
-	// Loads is how many objects one read fetches at once; default 10.
+	// Loads is how many objects of the bucket one read fetches at once; default 10.
 	Loads int
+	// MaxLoads is how many all reads together fetch at once; default 128.
+	MaxLoads int
 
 	// Policy tells when a snapshot is due.
 	Policy Policy
@@ -78,6 +86,36 @@ type Options struct {
 	StrictPending bool
 	// NewEpoch opens a new epoch even if the index looks whole.
 	NewEpoch bool
+	// Rebuild opens a new epoch, empties the index and fills it from the bucket.
+	Rebuild bool
+	// AcceptLoss names damaged segments and packs, by their keys, or AcceptAll: the
+	// rebuild records in the bucket that what they have lost is given up, for all
+	// who open the lake from then on. It implies Rebuild. An object that is not damaged is
+	// an error.
+	AcceptLoss []string
+	// AcceptedBy is who accepts, for the record.
+	AcceptedBy string
+
+	// RestoreShards is how many shards of the index a new epoch fills at once;
+	// default 8.
+	RestoreShards int
+
+	// Collect runs the collector in this process: it deletes what the index does
+	// not need any more. One process at a time collects, by a lease.
+	Collect bool
+	// CollectEvery is the time between two collections; default 1 min.
+	CollectEvery time.Duration
+	// Grace is how long garbage is kept; default 1 h. It must be well above
+	// the 5 min after which a writer whose put was not answered does not trust an empty
+	// place any more. An index that falls back by more has to be rebuilt whole.
+	Grace time.Duration
+	// CompactAfter is the age from which segments that still have live runs are
+	// copied together; default 1 h.
+	CompactAfter time.Duration
+	// CollectRate is the most deletions a second; default 500.
+	CollectRate int
+	// Retention gives up old history, by catalog prefix; none: all is kept.
+	Retention []Retention
 
 	// Random is where the writer's name, minted ids and jitter come from; default
 	// crypto/rand. A simulation gives a seeded one. It must be safe for concurrent
@@ -99,6 +137,8 @@ func (o *Options) Validate() error {
 		{"FoldMaxDeltas", &o.FoldMaxDeltas, 1_000_000}, {"FoldMaxBytes", &o.FoldMaxBytes, 64 << 20},
 		{"PutTimeout", (*int64)(&o.PutTimeout), int64(8 * time.Second)}, {"IndexTimeout", (*int64)(&o.IndexTimeout), int64(3 * time.Second)},
 		{"Patience", (*int64)(&o.Patience), int64(1500 * time.Millisecond)}, {"WriteTimeout", (*int64)(&o.WriteTimeout), int64(30 * time.Second)},
+		{"CollectEvery", (*int64)(&o.CollectEvery), int64(time.Minute)}, {"Grace", (*int64)(&o.Grace), int64(time.Hour)},
+		{"CompactAfter", (*int64)(&o.CompactAfter), int64(time.Hour)},
 		{"CacheTTL", (*int64)(&o.CacheTTL), int64(5 * time.Minute)}, {"Linger", (*int64)(&o.Linger), 0},
 	} {
 		if *f.v < 0 {
@@ -114,7 +154,7 @@ func (o *Options) Validate() error {
 		def  int
 	}{
 		{"MaxBatch", &o.MaxBatch, 10_000}, {"MaxPendingWrites", &o.MaxPendingWrites, 65_536}, {"MaxInflight", &o.MaxInflight, 8},
-		{"Loads", &o.Loads, 10}, {"FoldWorkers", &o.FoldWorkers, 0},
+		{"Loads", &o.Loads, 10}, {"MaxLoads", &o.MaxLoads, 128}, {"CollectRate", &o.CollectRate, 500}, {"RestoreShards", &o.RestoreShards, 8}, {"FoldWorkers", &o.FoldWorkers, 0},
 	} {
 		if *f.v < 0 {
 			return fmt.Errorf("option %s is negative", f.name)
@@ -123,14 +163,27 @@ func (o *Options) Validate() error {
 			*f.v = f.def
 		}
 	}
+	for _, r := range o.Retention {
+		if r.OlderThan < IDTTL {
+			return fmt.Errorf("option Retention: %v for catalogs %q* is less than the %v for which idempotency ids are kept", r.OlderThan, r.Prefix, IDTTL)
+		}
+	}
+	o.Rebuild = o.Rebuild || len(o.AcceptLoss) > 0
+	o.NewEpoch = o.NewEpoch || o.Rebuild
 	if o.Name == "" {
 		o.Name = "lake"
+	}
+	if o.MaxUnfolded == 0 {
+		o.MaxUnfolded = 4_000_000
 	}
 	if o.DocumentCache == 0 {
 		o.DocumentCache = 256 << 20
 	}
+	if o.FrameCache == 0 {
+		o.FrameCache = 64 << 20
+	}
 	if o.Random == nil {
-		o.Random = rand.Reader
+		o.Random = &drawer{}
 	}
 	o.Policy = o.Policy.withDefaults()
 	return nil

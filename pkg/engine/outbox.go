@@ -34,6 +34,10 @@ type EventKind string
 const (
 	EventCommitted   EventKind = "committed"
 	EventSnapshotted EventKind = "snapshotted"
+	// EventPurged: what was before Version is given up, and is being erased. It
+	// comes instead of EventSnapshotted, after the committed event that covers
+	// Version; its Prev is 0_0.
+	EventPurged EventKind = "purged"
 )
 
 // Event is metadata of a change, in the outbox and on the wire; bodies are
@@ -44,10 +48,10 @@ type Event struct {
 	Catalog string    `json:"catalog"`
 	Kind    EventKind `json:"kind"`
 	First   Version   `json:"first"`
-	Version Version   `json:"version"` // last version covered; of a snapshotted event the snapshot's stop
+	Version Version   `json:"version"` // last version covered; of a snapshotted or purged event the snapshot's stop
 	Prev    Version   `json:"prev"`    // head before First
 	Count   int64     `json:"count"`   // deltas
-	Bytes   int64     `json:"bytes"`   // of their frames; of a snapshotted event the document's
+	Bytes   int64     `json:"bytes"`   // of their frames; of a snapshotted or purged event the document's
 	Author  string    `json:"author,omitempty"`
 	Writer  string    `json:"writer,omitempty"`
 	Time    int64     `json:"time"` // index time of the commit, unix milliseconds

@@ -10,15 +10,17 @@ const MaxPathBytes = 512
 // objects only; elements of arrays are reached by the pointers of a JSON
 // Patch. The error is an *InvalidError with code "invalid_path" and the byte
 // at which the rule broke.
-func ValidatePath(path string) error {
+func ValidatePath(path string) error { return validatePath(path) }
+
+func validatePath[P string | []byte](path P) error {
 	switch {
-	case path == "":
+	case len(path) == 0:
 		return invalid("invalid_path", "path", "a path is needed; \"/\" is the whole document")
 	case len(path) > MaxPathBytes:
 		return invalid("invalid_path", "path", "the path has %d bytes, at most %d are allowed", len(path), MaxPathBytes)
 	case path[0] != '/':
 		return invalidAt("invalid_path", "path", 0, "the path %q must begin with \"/\"", path)
-	case path == "/":
+	case len(path) == 1:
 		return nil
 	}
 	first := true

@@ -12,29 +12,35 @@ import (
 //
 //	type u8 | flags u8 | uvarint len, path | uvarint len, body
 //
-// flags: bit 0 no auto-parents. Of a run in a pack, each delta is followed by
+// flags: bit 0 no auto-parents; a bit that nobody knows is an error, for it may
+// be a condition. Of a run in a pack, each delta is followed by
 // its outcome,
 //
 //	status u8 | reason u8 | flags u8 (bit 0 coerced) | uvarint failing op + 1
 //
-// Of a snapshot: the document; the frame's flag bit 0 says that it is absent.
-// Of a tombstone: nothing.
+// Of a snapshot: the document; the frame's flag bit 0 says that it is absent, bit 1
+// that it is the snapshot of a purge. Of a tombstone: nothing.
 const (
 	deltaNoAutoParents = 1
 	outcomeCoerced     = 1
 	snapshotAbsent     = 1
+	snapshotPurged     = 2
 )
 
 func appendDelta(b []byte, d *merge.Delta) []byte {
+	return appendDeltaParts(b, d.Type, d.Strict, d.Path, d.Body)
+}
+
+func appendDeltaParts[P string | []byte](b []byte, typ merge.Type, strict bool, path P, body []byte) []byte {
 	var flags byte
-	if d.Strict {
+	if strict {
 		flags |= deltaNoAutoParents
 	}
-	b = append(b, byte(d.Type), flags)
-	b = binary.AppendUvarint(b, uint64(len(d.Path)))
-	b = append(b, d.Path...)
-	b = binary.AppendUvarint(b, uint64(len(d.Body)))
-	return append(b, d.Body...)
+	b = append(b, byte(typ), flags)
+	b = binary.AppendUvarint(b, uint64(len(path)))
+	b = append(b, path...)
+	b = binary.AppendUvarint(b, uint64(len(body)))
+	return append(b, body...)
 }
 
 func appendOutcome(b []byte, o merge.Outcome) []byte {
@@ -93,8 +99,12 @@ func (r *payloadReader) fail() {
 func (r *payloadReader) delta() merge.Delta {
 	t, flags := merge.Type(r.byte()), r.byte()
 	path, body := r.bytes(), r.bytes()
-	if r.err == nil && !t.Valid() {
+	switch {
+	case r.err != nil:
+	case !t.Valid():
 		r.err = fmt.Errorf("%w: merge type %d", codec.ErrDamaged, t)
+	case flags&^deltaNoAutoParents != 0:
+		r.err = fmt.Errorf("%w: delta flags %08b; a newer version of Lake may know them", codec.ErrDamaged, flags)
 	}
 	return merge.Delta{Type: t, Path: string(path), Body: body, Strict: flags&deltaNoAutoParents != 0}
 }

@@ -13,12 +13,13 @@ import (
 
 	"github.com/jsonlake/lake/pkg/engine/codec"
 	"github.com/jsonlake/lake/pkg/engine/merge"
+	"github.com/jsonlake/lake/pkg/engine/trace"
 )
 
 // List is one consistent view of a catalog: what a read of it would merge.
 // Reading the same list again gives the same document, whatever was written
-// since. Err is set when the view could not be had; reading such a list
-// returns it.
+// since; only when objects that it needs are gone by then it moves to a new view. Err
+// is set when the view could not be had; reading such a list returns it.
 type List struct {
 	Catalog    string
 	Version    Version // of the document; 0_0 when never written
@@ -30,6 +31,9 @@ type List struct {
 
 	source ListSource
 	base   *document // a cached document that stands in for the base
+
+	relaxed bool      // taken without a valid lease
+	taken   time.Time // when the index was asked
 }
 
 // ListSource reads lists of its own making.
@@ -75,6 +79,20 @@ func ReadMap(ctx context.Context, l *List) (map[string]any, error) {
 type ReadRequest struct {
 	Catalog string
 	Pointer string // JSON Pointer (RFC 6901); "" and "/" are the whole document
+	// At reads the past: the newest version that is not after it. nil: now.
+	At *At
+	// MinVersion makes the read wait until the catalog has reached it, at most
+	// until the deadline of the context (without one, Options.WriteTimeout).
+	// 0_0: no wait.
+	MinVersion Version
+	// Relaxed reads without a valid epoch lease: it goes on while the bucket is
+	// away, and may miss the latest writes while the index is being replaced. It may be
+	// answered from memory when the index was asked within RelaxedAge, and then
+	// misses what was written since.
+	Relaxed bool
+	// IfNoneMatch is the version that the caller has: at the same version the
+	// answer is NotModified, without a body. 0_0: none.
+	IfNoneMatch Version
 }
 
 // ReadResult is a document, or a part of one, at a version.
@@ -82,16 +100,43 @@ type ReadResult struct {
 	Body    []byte
 	Version Version // of the whole document
 	Pending bool    // a write was being committed
+	// NotModified: the catalog is at IfNoneMatch. What was answered at that
+	// version, also that there is no document, would be answered now.
+	NotModified bool
 }
 
 // Read reads the current document: it holds every write that was answered
-// before the read began. ErrNotFound when there is none, or no such part.
+// before the read began, unless it is relaxed; or, with At, a document of the past.
+// ErrNotFound when there is none, or no such part, ErrHistoryGone when it is not kept any more; ErrNotReached when MinVersion is not reached in time.
 func (e *Engine) Read(ctx context.Context, req ReadRequest) (ReadResult, error) {
-	if err := ValidatePointer(req.Pointer); err != nil {
+	t := trace.FromContext(ctx)
+	begin := t.Now()
+	err := checkRead(&req)
+	t.Step("Init", begin).Str("catalog", req.Catalog)
+	if err != nil {
 		return ReadResult{}, err
 	}
-	l := e.List(ctx, req.Catalog)
+	l, err := e.listFor(ctx, &req)
+	if err != nil {
+		return ReadResult{Version: l.Version, Pending: l.HasPending}, err
+	}
+	if req.At != nil && !l.Version.IsZero() {
+		bound, err := req.At.boundIn(req.Catalog, l.Version)
+		if err != nil {
+			return ReadResult{}, err
+		}
+		if bound != l.Version {
+			return e.readAt(ctx, &req)
+		}
+		req.At = AtVersion(bound)
+	}
+	if !req.IfNoneMatch.IsZero() && l.Version == req.IfNoneMatch {
+		return ReadResult{Version: l.Version, Pending: l.HasPending, NotModified: true}, nil
+	}
 	body, err := ReadBytes(ctx, l)
+	if req.At != nil && req.At.Version.Less(l.Version) { // reading it had to take a new view
+		return e.readAt(ctx, &req)
+	}
 	if err != nil {
 		return ReadResult{Version: l.Version, Pending: l.HasPending}, err
 	}
@@ -108,17 +153,90 @@ func (e *Engine) Read(ctx context.Context, req ReadRequest) (ReadResult, error) 
 	return ReadResult{Body: body, Version: l.Version, Pending: l.HasPending}, nil
 }
 
+func checkRead(req *ReadRequest) error {
+	if err := ValidateCatalog(req.Catalog); err != nil {
+		return err
+	}
+	if err := ValidatePointer(req.Pointer); err != nil {
+		return err
+	}
+	if !req.MinVersion.Valid() {
+		return invalid("invalid_version", "min_version", "the minimal version %s cannot be one", req.MinVersion)
+	}
+	if !req.IfNoneMatch.Valid() {
+		return invalid("invalid_version", "if_none_match", "the version %s cannot be one", req.IfNoneMatch)
+	}
+	return req.At.check("at")
+}
+
+// listFor takes the view that a read asks for; it waits for its version.
+func (e *Engine) listFor(ctx context.Context, req *ReadRequest) (*List, error) {
+	cached := e.docs.get(req.Catalog)
+	if req.Relaxed && req.At == nil && cached != nil && !cached.version.Less(req.MinVersion) {
+		if l := e.recentList(req.Catalog, cached); l != nil {
+			return l, l.Err
+		}
+	}
+	l := e.list(ctx, req.Catalog, cached, req.Relaxed)
+	if l.Err != nil || !l.Version.Less(req.MinVersion) {
+		return l, l.Err
+	}
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, e.opts.WriteTimeout)
+		defer cancel()
+	}
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		if err := sleep(ctx, pause); err != nil {
+			if errors.Is(err, context.DeadlineExceeded) {
+				err = fmt.Errorf("%w: catalog %q is at version %s, not yet at %s: %w", ErrNotReached, req.Catalog, l.Version, req.MinVersion, err)
+			}
+			return l, err
+		}
+		next := e.list(ctx, req.Catalog, e.docs.get(req.Catalog), req.Relaxed)
+		switch {
+		case next.Err == nil && !next.Version.Less(req.MinVersion):
+			return next, nil
+		case next.Err == nil:
+			l = next
+		case ctx.Err() == nil:
+			return next, next.Err
+		}
+	}
+}
+
 // List takes a consistent view of a catalog.
 func (e *Engine) List(ctx context.Context, catalog string) *List {
 	if err := ValidateCatalog(catalog); err != nil {
 		return &List{Catalog: catalog, Err: err}
 	}
-	return e.list(ctx, catalog, e.docs.get(catalog))
+	return e.list(ctx, catalog, e.docs.get(catalog), false)
 }
 
-func (e *Engine) list(ctx context.Context, catalog string, cached *document) *List {
-	l := &List{Catalog: catalog, source: e}
-	if err := e.Ready(); err != nil {
+// readable is nil when a read can be answered. A relaxed one needs an epoch,
+// but not the certainty that it is the newest.
+func (e *Engine) readable(relaxed bool) error {
+	err := e.Ready()
+	if relaxed && e.lease.epoch() != 0 && !errors.Is(err, ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// recentList is the list of a cached document that a relaxed read may be answered
+// with, nil when it may not.
+func (e *Engine) recentList(catalog string, doc *document) *List {
+	m := doc.recent()
+	if m == nil || m.pending && e.opts.StrictPending {
+		return nil
+	}
+	e.opts.Hooks.cacheLookup("document", true)
+	return &List{Catalog: catalog, source: e, relaxed: true, taken: m.at, Version: doc.version, HasPending: m.pending, base: doc, Err: e.readable(true)}
+}
+
+func (e *Engine) list(ctx context.Context, catalog string, cached *document, relaxed bool) *List {
+	l := &List{Catalog: catalog, source: e, relaxed: relaxed, taken: time.Now()}
+	if err := e.readable(relaxed); err != nil {
 		l.Err = err
 		return l
 	}
@@ -127,7 +245,10 @@ func (e *Engine) list(ctx context.Context, catalog string, cached *document) *Li
 	if cached != nil {
 		after = cached.version
 	}
-	v, err := e.view(ctx, n, catalog, after)
+	v, err := e.look(ctx, n, catalog, after)
+	if err == nil && !relaxed && !e.lease.valid(n) {
+		err = errLeaseOut
+	}
 	if err != nil {
 		l.Err = err
 		return l
@@ -137,7 +258,7 @@ func (e *Engine) list(ctx context.Context, catalog string, cached *document) *Li
 		// future that an older index does not know.
 		if v.Head.Less(cached.version) {
 			e.docs.drop(catalog)
-			return e.list(ctx, catalog, nil)
+			return e.list(ctx, catalog, nil, relaxed)
 		}
 		cached = nil
 	}
@@ -146,21 +267,36 @@ func (e *Engine) list(ctx context.Context, catalog string, cached *document) *Li
 	}
 	e.opts.Hooks.cacheLookup("document", cached != nil)
 	l.Version, l.HasPending, l.Snapshot, l.Runs, l.base = v.Head, v.Pending, v.Snapshot, v.Runs, cached
+	if cached != nil && len(v.Runs) == 0 {
+		cached.confirm(l.taken, v.Pending)
+	}
 	return l
 }
 
+// view is a look at a catalog that counts: what an index says does so only
+// while its epoch is the newest.
 func (e *Engine) view(ctx context.Context, n uint64, catalog string, after Version) (View, error) {
+	v, err := e.look(ctx, n, catalog, after)
+	if err == nil && !e.lease.valid(n) {
+		err = errLeaseOut
+	}
+	return v, err
+}
+
+func (e *Engine) look(ctx context.Context, n uint64, catalog string, after Version) (View, error) {
+	t := trace.FromContext(ctx)
+	begin := t.Now()
 	ctx, cancel := context.WithTimeout(ctx, e.opts.IndexTimeout)
 	defer cancel()
 	v, err := e.index.View(ctx, n, catalog, after)
+	if t != nil {
+		t.Step("View", begin).Str("version", v.Head.String()).Str("have", after.String()).Int("runs", int64(len(v.Runs)))
+	}
 	if err != nil {
-		if e.sawEpoch(n, err) {
+		if e.sawEpoch(n, err) || e.condemn(ctx, n, Shard(catalog), err) {
 			return v, fmt.Errorf("%w: %w", ErrRecovering, err)
 		}
 		return v, unavailable(fmt.Errorf("view of catalog %q: %w", catalog, err))
-	}
-	if !e.lease.valid(n) { // what an index says counts only while its epoch is the newest
-		return v, errLeaseOut
 	}
 	return v, nil
 }
@@ -170,19 +306,30 @@ var errLeaseOut = fmt.Errorf("%w: the epoch lease ran out while the index answer
 // ReadList merges a list of this engine. Use ReadBytes.
 func (e *Engine) ReadList(ctx context.Context, l *List) ([]byte, error) {
 	doc, err := e.materialise(ctx, l)
-	if errors.Is(err, ErrNotExist) {
+	for again, adopted := false, false; errors.Is(err, ErrNotExist); again = true {
 		// The objects of the list were folded and collected meanwhile: take a new
-		// view, once. The version moves with it.
+		// view. The version moves with it.
 		e.docs.drop(l.Catalog)
-		fresh := e.list(ctx, l.Catalog, nil)
+		fresh := e.list(ctx, l.Catalog, nil, l.relaxed)
+		if again && fresh.Err == nil && needsAsMuch(View{Snapshot: fresh.Snapshot, Runs: fresh.Runs}, View{Snapshot: l.Snapshot, Runs: l.Runs}) {
+			// The index does not know what took their place.
+			gone := fmt.Errorf("%w: an object of catalog %q is not in the bucket any more: %w", ErrDamaged, l.Catalog, err)
+			if adopted {
+				return nil, gone
+			}
+			if adopted, err = e.adoptNewer(ctx, l.Catalog, l.Snapshot.Stop); err != nil {
+				return nil, err
+			}
+			if !adopted {
+				return nil, gone
+			}
+			fresh = e.list(ctx, l.Catalog, nil, l.relaxed)
+		}
 		if fresh.Err != nil {
 			return nil, fresh.Err
 		}
 		*l = *fresh
 		doc, err = e.materialise(ctx, l)
-		if errors.Is(err, ErrNotExist) {
-			return nil, fmt.Errorf("%w: an object of catalog %q is not in the bucket any more: %w", ErrDamaged, l.Catalog, err)
-		}
 	}
 	if err != nil {
 		return nil, err
@@ -193,6 +340,14 @@ func (e *Engine) ReadList(ctx context.Context, l *List) ([]byte, error) {
 	return bytes.Clone(doc.body), nil
 }
 
+// needsAsMuch tells whether a later view of a catalog needs every object that an
+// earlier one needs: what is missing of that one is then not replaced, but lost. (Of
+// the runs a view may hold only the newest.)
+func needsAsMuch(later, earlier View) bool {
+	return later.Snapshot == earlier.Snapshot &&
+		!slices.ContainsFunc(earlier.Runs, func(r Run) bool { return !slices.Contains(later.Runs, r) })
+}
+
 // materialise gives the document of a list, and remembers it.
 func (e *Engine) materialise(ctx context.Context, l *List) (*document, error) {
 	if l.base != nil && len(l.Runs) == 0 {
@@ -201,19 +356,35 @@ func (e *Engine) materialise(ctx context.Context, l *List) (*document, error) {
 	if l.Version.IsZero() {
 		return &document{}, nil
 	}
+	return e.flights.join(ctx, flightOf(l), func(ctx context.Context) (*document, error) { return e.assemble(ctx, l) })
+}
+
+// assemble loads and merges the document of a list.
+func (e *Engine) assemble(ctx context.Context, l *List) (*document, error) {
 	m, err := e.load(ctx, l.Catalog, l.base, l.Snapshot, l.Runs)
 	if err != nil {
 		return nil, err
 	}
-	start := time.Now()
-	body, _, err := merge.Merge(m.base, m.deltas, e.opts.Limits)
+	body, err := e.merge(ctx, m.base, m.deltas)
 	if err != nil {
 		return nil, fmt.Errorf("merge catalog %q: %w", l.Catalog, err)
 	}
-	e.opts.Hooks.merged(len(m.deltas), len(body), time.Since(start))
 	doc := &document{version: l.Version, body: body}
+	doc.confirm(l.taken, l.HasPending)
 	e.docs.put(l.Catalog, doc)
 	return doc, nil
+}
+
+// merge applies deltas for a read.
+func (e *Engine) merge(ctx context.Context, base []byte, deltas []merge.Delta) ([]byte, error) {
+	start := time.Now()
+	body, _, err := merge.Merge(base, deltas, e.opts.Limits)
+	if err != nil {
+		return nil, err
+	}
+	trace.FromContext(ctx).Step("Merge", start).Int("deltas", int64(len(deltas))).Int("bytes", int64(len(body)))
+	e.opts.Hooks.merged(len(deltas), len(body), time.Since(start))
+	return body, nil
 }
 
 // loaded is what a merge needs.
@@ -224,11 +395,10 @@ type loaded struct {
 }
 
 // load fetches the snapshot (unless a cached document stands in for it) and
-// the runs after it, at most Options.Loads objects at once.
+// the runs after it, at most Options.Loads objects of the bucket at once.
 func (e *Engine) load(ctx context.Context, catalog string, cached *document, snap Snapshot, runs []Run) (*loaded, error) {
 	m := &loaded{frames: make([]codec.Frame, len(runs))}
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(e.opts.Loads)
 	switch {
 	case cached != nil:
 		m.base = cached.body
@@ -238,15 +408,15 @@ func (e *Engine) load(ctx context.Context, catalog string, cached *document, sna
 			return err
 		})
 	}
-	total := 0
-	for _, f := range fetches(runs) {
-		g.Go(func() error { return e.loadRuns(gctx, catalog, runs, f, m.frames) })
-	}
-	for _, r := range runs {
-		total += r.N
+	if len(runs) > 0 {
+		g.Go(func() error { return e.store.loadRuns(gctx, catalog, runs, m.frames, e.opts.Loads) })
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
+	}
+	total := 0
+	for _, r := range runs {
+		total += r.N
 	}
 	m.deltas = make([]merge.Delta, 0, total)
 	for i := range m.frames {
@@ -256,125 +426,6 @@ func (e *Engine) load(ctx context.Context, catalog string, cached *document, sna
 		}
 	}
 	return m, nil
-}
-
-// fetch is one ranged GET: some runs, by their place in the list, that stand
-// near each other in one segment.
-type fetch struct {
-	segment SegmentID
-	off, to int64
-	runs    []int
-}
-
-// fetchGap is how many unwanted bytes are fetched rather than making another
-// request.
-const fetchGap = 64 << 10
-
-func fetches(runs []Run) []fetch {
-	order := make([]int, len(runs))
-	for i := range order {
-		order[i] = i
-	}
-	// Runs of one segment stand together in the list only when no other segment
-	// came between; sorting by segment finds the rest.
-	slices.SortStableFunc(order, func(a, b int) int {
-		if runs[a].Segment != runs[b].Segment {
-			if runs[a].Segment.String() < runs[b].Segment.String() {
-				return -1
-			}
-			return 1
-		}
-		return int(runs[a].Off - runs[b].Off)
-	})
-	var fs []fetch
-	for _, i := range order {
-		r := runs[i]
-		if n := len(fs); n > 0 && fs[n-1].segment == r.Segment && r.Off-fs[n-1].to <= fetchGap {
-			fs[n-1].to = max(fs[n-1].to, r.Off+r.Len)
-			fs[n-1].runs = append(fs[n-1].runs, i)
-			continue
-		}
-		fs = append(fs, fetch{segment: r.Segment, off: r.Off, to: r.Off + r.Len, runs: []int{i}})
-	}
-	return fs
-}
-
-func (e *Engine) loadRuns(ctx context.Context, catalog string, runs []Run, f fetch, frames []codec.Frame) error {
-	key := f.segment.Key()
-	b, err := e.fetchObject(ctx, key, f.off, f.to-f.off)
-	if err != nil {
-		return fmt.Errorf("load run %s of catalog %q: %w", runs[f.runs[0]].First, catalog, err)
-	}
-	for _, i := range f.runs {
-		r := runs[i]
-		fr, _, err := codec.Decode(b[r.Off-f.off:r.Off-f.off+r.Len], codec.Options{MaxPayload: maxFramePayload})
-		if err != nil {
-			return fmt.Errorf("%w: %s at byte %d: %w", ErrDamaged, key, r.Off, err)
-		}
-		if fr.Kind != codec.KindRun || fr.Catalog != catalog || versionOf(fr.First) != r.First || int(fr.N) != r.N {
-			return fmt.Errorf("%w: %s at byte %d holds %s %s of %q, not run %s of %q", ErrDamaged, key, r.Off, fr.Kind, versionOf(fr.First), fr.Catalog, r.First, catalog)
-		}
-		frames[i] = fr
-	}
-	return nil
-}
-
-// loadSnapshot gives the document of a snapshot, nil when it is absent.
-func (e *Engine) loadSnapshot(ctx context.Context, catalog string, s Snapshot) ([]byte, error) {
-	key := SnapshotKey(catalog, s.Start, s.Stop)
-	b, err := e.fetchObject(ctx, key, 0, -1)
-	if err != nil {
-		return nil, fmt.Errorf("load snapshot: %w", err)
-	}
-	return decodeSnapshot(key, catalog, s.Stop, b)
-}
-
-func decodeSnapshot(key, catalog string, stop Version, b []byte) ([]byte, error) {
-	f, n, err := codec.Decode(b, codec.Options{MaxPayload: maxFramePayload})
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, key, err)
-	case n != len(b) || f.Kind != codec.KindSnapshot || f.Catalog != catalog || versionOf(f.First) != stop:
-		return nil, fmt.Errorf("%w: %s does not hold the snapshot of its name", ErrDamaged, key)
-	case f.Flags&snapshotAbsent != 0:
-		return nil, nil
-	}
-	return f.Payload, nil
-}
-
-// fetchObject reads a range of an object, or all of it when length is -1, from
-// the shared cache or the bucket. What is cached is immutable under its key.
-func (e *Engine) fetchObject(ctx context.Context, key string, off, length int64) ([]byte, error) {
-	cacheKey := key
-	if length >= 0 {
-		cacheKey = fmt.Sprintf("%s:%d:%d", key, off, length)
-	}
-	if e.opts.Cache != nil {
-		b, found, err := e.opts.Cache.Get(ctx, cacheKey)
-		found = found && err == nil && (length < 0 || int64(len(b)) == length)
-		e.opts.Hooks.cacheLookup("shared", found)
-		if found {
-			if _, _, err := codec.Decode(b, codec.Options{MaxPayload: maxFramePayload}); err == nil {
-				return b, nil
-			} // a damaged cache entry is a miss
-		}
-	}
-	var b []byte
-	var err error
-	if length < 0 {
-		b, err = e.objects.Get(ctx, key)
-	} else {
-		b, err = e.objects.GetRange(ctx, key, off, length)
-	}
-	if err != nil {
-		return nil, unavailable(fmt.Errorf("get %s: %w", key, err))
-	}
-	if e.opts.Cache != nil {
-		if err := e.opts.Cache.Set(ctx, cacheKey, b, e.opts.CacheTTL); err != nil {
-			e.opts.Hooks.trouble("shared cache", err)
-		}
-	}
-	return b, nil
 }
 
 // Catalogs lists catalogs by name: those that begin with prefix and come after

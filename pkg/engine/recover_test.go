@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -81,6 +82,36 @@ func TestPutFaults(t *testing.T) {
 	}
 }
 
+// A writer that was stopped longer than segments are certain to stay takes an
+// empty place for nothing: what it put may have been committed, folded and
+// collected by others. It does not try again.
+func TestStoppedInItsPut(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		e := h.open(engine.Options{WriteTimeout: 20 * time.Minute})
+		segments := map[string]bool{}
+		h.objects.script(func(_ context.Context, key string, _ []byte) (bool, error) {
+			if !strings.HasPrefix(key, "wal/") {
+				return false, nil
+			}
+			segments[key] = true
+			if len(segments) == 1 {
+				time.Sleep(6 * time.Minute)
+				segments["stopped"] = true // the tombstone may be put
+				return true, errors.New("connection reset")
+			}
+			return false, nil
+		})
+		if _, err := e.Write(t.Context(), engine.WriteRequest{Catalog: "c", Body: []byte(`{"a":1}`)}); !errors.Is(err, engine.ErrUnknown) {
+			t.Errorf("got %v, want %v", err, engine.ErrUnknown)
+		}
+		if len(segments) != 2 {
+			t.Errorf("got puts of %v, want one segment only", segments)
+		}
+	})
+}
+
 // A writer that dies between its reservation and its put holds nobody up for
 // longer than the patience; one that died after its put is rolled forward.
 func TestDeadWriter(t *testing.T) {
@@ -143,14 +174,19 @@ func TestDeadWriter(t *testing.T) {
 // putRun puts a segment of one merge patch at the root.
 func (h *house) putRun(s engine.SegmentID, catalog string, first engine.Version, body string) {
 	h.t.Helper()
+	if err := h.tryPutRun(s, catalog, first, body); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *house) tryPutRun(s engine.SegmentID, catalog string, first engine.Version, body string) error {
+	h.t.Helper()
 	payload := append([]byte{byte(engine.MergeTypeMergePatch), 0, 1, '/', byte(len(body))}, body...)
 	b, err := codec.Append(nil, &codec.Frame{Header: codec.Header{Kind: codec.KindRun, Catalog: catalog, First: first.Codec(), N: 1, Writer: s.Writer, Epoch: s.Epoch}, Payload: payload}, codec.Options{})
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	if err := h.objects.Put(h.t.Context(), s.Key(), b); err != nil {
-		h.t.Fatal(err)
-	}
+	return h.objects.Put(h.t.Context(), s.Key(), b)
 }
 
 // While the bucket is away nothing is answered definitely, and refusals come at
@@ -254,7 +290,7 @@ func TestIndexLost(t *testing.T) {
 func TestDamageIsNamed(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
-	e := h.open(engine.Options{DocumentCache: -1})
+	e := h.open(engine.Options{DocumentCache: -1, FrameCache: -1})
 	write(t, e, "c", "/a", engine.MergeTypeReplace, `"some text"`)
 	var key string
 	for o := range h.objects.List(t.Context(), "wal/", "") {
@@ -275,4 +311,59 @@ func TestDamageIsNamed(t *testing.T) {
 		}
 		b[i] ^= 1
 	}
+}
+
+// far is a bucket that answers after a while.
+type far struct {
+	engine.Objects
+	wait time.Duration
+}
+
+func (f far) Get(ctx context.Context, key string) ([]byte, error) {
+	time.Sleep(f.wait)
+	return f.Objects.Get(ctx, key)
+}
+
+func (f far) List(ctx context.Context, prefix, after string) iter.Seq2[engine.ObjectInfo, error] {
+	time.Sleep(f.wait)
+	return f.Objects.List(ctx, prefix, after)
+}
+
+// A lost index of a lake that was restarted often, with many segments, is rebuilt
+// without waiting for the bucket at each epoch and each segment in turn.
+func TestRebuildAsksSideBySide(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		h.index = memory.NewIndex(memory.Options{Exclusive: true})
+		const epochs, writes = 100, 6
+		docs := 0
+		for range epochs {
+			e := h.open(engine.Options{NewEpoch: true})
+			for range writes {
+				write(t, e, fmt.Sprintf("c%d", docs), "/a", engine.MergeTypeReplace, `1`)
+				docs++
+			}
+			h.close(e)
+		}
+		h.index = memory.NewIndex(memory.Options{Exclusive: true})
+		begin := time.Now()
+		const latency = 50 * time.Millisecond
+		e, err := engine.New(t.Context(), h.index, far{h.objects, latency}, engine.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { h.close(e) })
+		took := time.Since(begin)
+		t.Logf("%d segments of %d epochs in %.1f s, %d times the latency of a request", docs, epochs, took.Seconds(), took/latency)
+		// One after the other it would be 100 seals, 100 listings and 600 segments.
+		if most := 60 * latency; took > most {
+			t.Errorf("took %s, want at most %s", took, most)
+		}
+		for i := range docs {
+			if got := read(t, e, fmt.Sprintf("c%d", i)); got != `{"a":1}` {
+				t.Fatalf("catalog %d: got %s", i, got)
+			}
+		}
+	})
 }

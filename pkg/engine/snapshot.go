@@ -29,6 +29,8 @@ type FoldResult struct {
 // and pack that is put is true, whoever put it, and objects of one key
 // have one content: two workers on one catalog cost work, never correctness.
 // ErrStale when another one was faster. A failed fold fails no read.
+//
+// A log that holds a purge is folded up to that first: see Purge.
 func (e *Engine) Fold(ctx context.Context, catalog string) (FoldResult, error) {
 	if err := ValidateCatalog(catalog); err != nil {
 		return FoldResult{}, err
@@ -36,11 +38,16 @@ func (e *Engine) Fold(ctx context.Context, catalog string) (FoldResult, error) {
 	if err := e.Ready(); err != nil {
 		return FoldResult{}, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, foldLimit)
+	defer cancel()
 	start := time.Now()
 	n := e.lease.epoch()
 	v, err := e.view(ctx, n, catalog, Version{})
 	if err != nil {
 		return FoldResult{}, err
+	}
+	if i := lastPurge(v.Runs); i >= 0 {
+		return e.foldPurge(ctx, n, catalog, v, i)
 	}
 	runs, more := e.foldable(v.Runs)
 	if len(runs) == 0 {
@@ -64,7 +71,7 @@ func (e *Engine) Fold(ctx context.Context, catalog string) (FoldResult, error) {
 		return FoldResult{}, fmt.Errorf("fold %q: %w", catalog, err)
 	}
 	s.PackBytes = int64(len(pack))
-	snap, err := encodeSnapshot(catalog, s.Stop, m.frames[len(m.frames)-1].Created, doc)
+	snap, err := encodeSnapshot(catalog, s, m.frames[len(m.frames)-1].Created, doc)
 	if err != nil {
 		return FoldResult{}, fmt.Errorf("fold %q: %w", catalog, err)
 	}
@@ -74,15 +81,32 @@ func (e *Engine) Fold(ctx context.Context, catalog string) (FoldResult, error) {
 	if err := e.putTrue(ctx, SnapshotKey(catalog, s.Start, s.Stop), snap); err != nil {
 		return FoldResult{}, fmt.Errorf("fold %q: %w", catalog, err)
 	}
-	ictx, cancel := context.WithTimeout(ctx, e.opts.IndexTimeout)
-	defer cancel()
-	if err := e.index.Fold(ictx, Fold{Epoch: n, Catalog: catalog, Snapshot: s}); err != nil {
-		e.sawEpoch(n, err)
-		return FoldResult{}, unavailable(fmt.Errorf("fold %q: register snapshot: %w", catalog, err))
+	if err := e.register(ctx, n, catalog, s); err != nil {
+		if errors.Is(err, ErrStale) {
+			e.overtaken(ctx, n, catalog, s)
+		}
+		return FoldResult{}, err
 	}
 	e.docs.put(catalog, &document{version: s.Stop, body: doc})
+	e.store.keep(SnapshotKey(catalog, s.Start, s.Stop), snap)
+	e.store.keep(PackKey(catalog, s.Start, s.Stop), pack)
 	e.opts.Hooks.folded(catalog, int64(len(m.deltas)), s.DocBytes, time.Since(start))
 	return FoldResult{Version: s.Stop, Deltas: int64(len(m.deltas)), Bytes: s.DocBytes, More: more}, nil
+}
+
+// foldLimit bounds one fold. What it puts later than this, if its process was
+// stopped meanwhile, a purge may not find any more.
+const foldLimit = 5 * time.Minute
+
+// register makes a snapshot the latest of its catalog.
+func (e *Engine) register(ctx context.Context, n uint64, catalog string, s Snapshot) error {
+	ctx, cancel := context.WithTimeout(ctx, e.opts.IndexTimeout)
+	defer cancel()
+	if err := e.index.Fold(ctx, Fold{Epoch: n, Catalog: catalog, Snapshot: s}); err != nil {
+		e.sawEpoch(n, err)
+		return unavailable(fmt.Errorf("fold %q: register snapshot: %w", catalog, err))
+	}
+	return nil
 }
 
 // foldable is the longest prefix of the runs within the bounds of one fold, at
@@ -122,10 +146,13 @@ func encodePack(m *loaded, outcomes []merge.Outcome) ([]byte, error) {
 	return b, nil
 }
 
-func encodeSnapshot(catalog string, stop Version, created int64, doc []byte) ([]byte, error) {
-	f := codec.Frame{Header: codec.Header{Kind: codec.KindSnapshot, Catalog: catalog, First: stop.Codec(), N: 1, Created: created}, Payload: doc}
+func encodeSnapshot(catalog string, s Snapshot, created int64, doc []byte) ([]byte, error) {
+	f := codec.Frame{Header: codec.Header{Kind: codec.KindSnapshot, Catalog: catalog, First: s.Stop.Codec(), N: 1, Created: created}, Payload: doc}
 	if doc == nil {
 		f.Flags = snapshotAbsent
+	}
+	if s.Purged() {
+		f.Flags |= snapshotPurged
 	}
 	b, err := codec.Append(nil, &f, codec.Options{Compression: codec.Zstd, MaxPayload: maxFramePayload})
 	if err != nil {
@@ -153,7 +180,7 @@ func (e *Engine) putTrue(ctx context.Context, key string, data []byte) error {
 		return fmt.Errorf("%w: %s: %w", ErrDamaged, key, err)
 	}
 	if !same {
-		return fmt.Errorf("%w: %s exists with another content than this fold gives; keep the object and run `lake verify`", ErrDamaged, key)
+		return fmt.Errorf("%w: %s exists with another content than this fold gives; keep the object: one of the two is not what was written", ErrDamaged, key)
 	}
 	return nil
 }
@@ -190,6 +217,9 @@ func (e *Engine) Due(ctx context.Context, catalog string) (bool, error) {
 	v, err := e.view(ctx, e.lease.epoch(), catalog, Version{})
 	if err != nil || len(v.Runs) == 0 {
 		return false, err
+	}
+	if lastPurge(v.Runs) >= 0 {
+		return true, nil
 	}
 	return e.opts.Policy.Due(v.Deltas, v.Bytes, v.Snapshot.DocBytes, v.Now.Sub(v.Runs[0].First.Time())), nil
 }

@@ -117,7 +117,7 @@ func (e *Engine) decide(ctx context.Context, id SegmentID, shards []int) (how st
 		e.opts.Hooks.decided(id, "rolled_back")
 		return "rolled_back", nil
 	}
-	runs, err := segmentRuns(id, b)
+	runs, err := segmentRuns(id, b, nil)
 	if err != nil {
 		return "", err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/jsonlake/lake/pkg/engine/merge"
+	"github.com/jsonlake/lake/pkg/engine/trace"
 )
 
 // MergeType says how a delta changes the document.
@@ -18,6 +19,7 @@ const (
 	MergeTypeMergePatch = merge.MergePatch // RFC 7396 at the path
 	MergeTypeJSONPatch  = merge.JSONPatch  // RFC 6902, its pointers relative to the path
 	MergeTypeDelete     = merge.Delete     // the member at the path is removed; no body
+	MergeTypePurge      = merge.Purge      // in the history only: see Engine.Purge
 )
 
 // WriteRequest is one delta for one catalog.
@@ -52,8 +54,14 @@ type WriteOptions struct {
 // contiguous versions, all or nothing.
 type BatchRequest struct {
 	Catalog string
-	Deltas  []WriteRequest // of each the path, merge type and body count
-	Author  string
+	Deltas  []WriteRequest // of each the path, merge type, body and NoAutoParents count
+	// Lines is the batch as NDJSON instead, a delta a line:
+	//
+	//	{"path":"/a","merge":"merge-patch","body":{"b":1}}
+	//
+	// See AppendLine; at most Options.MaxBody bytes. The fastest way to write.
+	Lines  []byte
+	Author string
 	WriteOptions
 }
 
@@ -79,13 +87,18 @@ func (e *Engine) Write(ctx context.Context, req WriteRequest) (WriteResult, erro
 
 // WriteBatch commits deltas of one catalog as one run. See Write.
 func (e *Engine) WriteBatch(ctx context.Context, req BatchRequest) (WriteResult, error) {
-	r, err := e.newRun(req)
+	t := trace.FromContext(ctx)
+	begin := t.Now()
+	r, err := e.checked(ctx, &req)
+	if err == nil {
+		err = e.Ready()
+	}
 	if err != nil {
+		t.Step("Init", begin).Str("catalog", req.Catalog)
 		return WriteResult{}, err
 	}
-	if err := e.Ready(); err != nil {
-		return WriteResult{}, err
-	}
+	t.Step("Init", begin).Str("catalog", req.Catalog).Int("deltas", int64(r.n))
+	r.trace = t
 	if _, bounded := ctx.Deadline(); !bounded {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, e.opts.WriteTimeout)
@@ -109,6 +122,7 @@ func (e *Engine) WriteBatch(ctx context.Context, req BatchRequest) (WriteResult,
 
 // submit queues a run and waits for its answer.
 func (e *Engine) submit(ctx context.Context, r *run) (WriteResult, error) {
+	r.done = make(chan struct{})
 	if err := e.group.add(r); err != nil {
 		return WriteResult{}, err
 	}
@@ -123,7 +137,7 @@ func (e *Engine) submit(ctx context.Context, r *run) (WriteResult, error) {
 	if r.err != nil {
 		return WriteResult{}, r.err
 	}
-	return WriteResult{Version: r.first.Add(r.n - 1), First: r.first, Count: r.n, Duplicate: r.duplicate}, nil
+	return r.result(), nil
 }
 
 // expectAbsent makes a run conditional on the head at which the catalog has no
@@ -222,25 +236,16 @@ const maxAuthor = 256
 
 // newRun validates a request and lays out its payload.
 func (e *Engine) newRun(req BatchRequest) (*run, error) {
-	if err := ValidateCatalog(req.Catalog); err != nil {
-		return nil, err
-	}
-	if len(req.Author) > maxAuthor {
-		return nil, invalid("invalid_author", "author", "the author has %d bytes, at most %d are allowed", len(req.Author), maxAuthor)
-	}
-	if len(req.ID) > MaxID {
-		return nil, invalid("invalid_id", "id", "the id has %d bytes, at most %d are allowed", len(req.ID), MaxID)
-	}
-	if req.IfVersion != nil && (req.IfAbsent || !req.IfVersion.Valid()) {
-		return nil, invalid("invalid_condition", "if_version", "a condition is either a valid version or absence, not both")
+	if req.Lines != nil {
+		return e.newRunOfLines(&req)
 	}
 	n := len(req.Deltas)
 	if n == 0 || n > e.opts.MaxBatch {
 		return nil, invalid("invalid_batch", "body", "a batch has 1 to %d deltas, not %d", e.opts.MaxBatch, n)
 	}
-	r := &run{catalog: req.Catalog, n: n, author: req.Author, id: req.ID, given: req.ID != "", expect: req.IfVersion, done: make(chan struct{})}
-	if !r.given {
-		r.id = e.randomName(16)
+	r, err := e.blankRun(&req, n)
+	if err != nil {
+		return nil, err
 	}
 	size := 0
 	for i := range req.Deltas {
@@ -263,11 +268,62 @@ func (e *Engine) newRun(req BatchRequest) (*run, error) {
 			r.typ, r.path = d.Type, d.Path
 		}
 	}
+	r.print()
+	return r, nil
+}
+
+// newRunOfLines is newRun of a batch as text.
+func (e *Engine) newRunOfLines(req *BatchRequest) (*run, error) {
+	switch {
+	case req.Deltas != nil:
+		return nil, invalid("invalid_batch", "body", "a batch is given as deltas or as lines, not both")
+	case int64(len(req.Lines)) > e.opts.MaxBody:
+		return nil, fmt.Errorf("%w: the batch has %d bytes, at most %d are allowed", ErrTooLarge, len(req.Lines), e.opts.MaxBody)
+	}
+	r, err := e.blankRun(req, 0)
+	if err != nil {
+		return nil, err
+	}
+	s := scanners.Get().(*lineScanner)
+	defer scanners.Put(s)
+	s.lim, s.maxBody = e.opts.Limits, e.opts.MaxBody
+	if r.payload, r.n, err = s.scan(make([]byte, 0, len(req.Lines)), req.Lines, e.opts.MaxBatch); err != nil {
+		return nil, err
+	}
+	if r.n == 1 {
+		r.typ, r.path = s.typ, s.name
+	}
+	r.print()
+	return r, nil
+}
+
+// blankRun is a run of n deltas without its deltas.
+func (e *Engine) blankRun(req *BatchRequest, n int) (*run, error) {
+	if err := ValidateCatalog(req.Catalog); err != nil {
+		return nil, err
+	}
+	if len(req.Author) > maxAuthor {
+		return nil, invalid("invalid_author", "author", "the author has %d bytes, at most %d are allowed", len(req.Author), maxAuthor)
+	}
+	if len(req.ID) > MaxID {
+		return nil, invalid("invalid_id", "id", "the id has %d bytes, at most %d are allowed", len(req.ID), MaxID)
+	}
+	if req.IfVersion != nil && (req.IfAbsent || !req.IfVersion.Valid()) {
+		return nil, invalid("invalid_condition", "if_version", "a condition is either a valid version or absence, not both")
+	}
+	r := &run{catalog: req.Catalog, n: n, author: req.Author, id: req.ID, given: req.ID != "", expect: req.IfVersion}
+	if !r.given {
+		r.id = e.randomName(16)
+	}
+	return r, nil
+}
+
+// print takes the fingerprint of what a given id stands for.
+func (r *run) print() {
 	if r.given {
 		sum := sha256.Sum256(r.payload)
 		r.fingerprint = [16]byte(sum[:16])
 	}
-	return r, nil
 }
 
 // checkDelta holds a delta to the rules and normalises its body.
@@ -279,7 +335,7 @@ func (e *Engine) checkDelta(w *WriteRequest) (merge.Delta, error) {
 	if d.Type == 0 {
 		d.Type = merge.MergePatch
 	}
-	if !d.Type.Valid() {
+	if !d.Type.Valid() || d.Type == merge.Purge {
 		return d, invalid("invalid_merge", "merge", "merge type %d is none of replace, merge-patch, json-patch, delete", d.Type)
 	}
 	if err := ValidatePath(d.Path); err != nil {

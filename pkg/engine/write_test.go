@@ -233,3 +233,66 @@ func TestCompareAndSetCounter(t *testing.T) {
 		t.Errorf("got %d (%v), want %d", doc.N, err, workers*each)
 	}
 }
+
+// Who writes faster than is folded waits for the fold; where nobody folds, writes are
+// refused and nothing of them is stored. Other catalogs are not held up, and a purge
+// is not either.
+func TestUnfoldedBound(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		e := h.open(engine.Options{MaxUnfolded: 10})
+		batch := engine.BatchRequest{Catalog: "c"}
+		for i := range 6 {
+			batch.Deltas = append(batch.Deltas, engine.WriteRequest{Body: fmt.Appendf(nil, `{"a%d":1}`, i)})
+		}
+		for range 2 {
+			if _, err := e.WriteBatch(t.Context(), batch); err != nil {
+				t.Fatal(err)
+			}
+		}
+
+		began := time.Now()
+		var refused sync.WaitGroup
+		for range 3 {
+			refused.Go(func() {
+				_, err := e.WriteBatch(t.Context(), batch)
+				if waited := time.Since(began); engine.Code(err).HTTP != 429 || waited < 5*time.Second || waited > 6*time.Second {
+					t.Errorf("over the bound: got %v after %v, want it refused as busy after 5 s", err, waited)
+				}
+			})
+		}
+		if _, err := writeWith(t, e, "other", `{}`, engine.WriteOptions{}); err != nil || time.Since(began) > time.Second {
+			t.Errorf("another catalog: %v after %v", err, time.Since(began))
+		}
+		refused.Wait()
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := e.WriteBatch(short, batch); !errors.Is(err, engine.ErrBusy) {
+			t.Errorf("with a deadline of a second: got %v, want busy", err)
+		}
+		if n := len(wholeLog(t, e, "c", 100)); n != 12 {
+			t.Fatalf("%d deltas, want the 12 that were acknowledged", n)
+		}
+
+		var waiting sync.WaitGroup
+		began = time.Now()
+		waiting.Go(func() {
+			r, err := e.WriteBatch(t.Context(), batch)
+			if waited := time.Since(began); err != nil || r.Count != 6 || waited < time.Second || waited > 2*time.Second {
+				t.Errorf("folded after a second: got %+v, %v after %v, want it committed then", r, err, waited)
+			}
+		})
+		time.Sleep(time.Second)
+		if _, err := e.Fold(t.Context(), "c"); err != nil {
+			t.Fatal(err)
+		}
+		waiting.Wait()
+		if _, err := e.WriteBatch(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.Purge(t.Context(), engine.PurgeRequest{Catalog: "c"}); err != nil {
+			t.Errorf("a purge of a catalog over the bound: %v", err)
+		}
+	})
+}

@@ -5,14 +5,15 @@ import "github.com/jsonlake/lake/pkg/engine"
 // history is what one round of the relay tells of a catalog, in order.
 type history struct {
 	events    []engine.Event
-	committed int // index of the last committed event, -1 when there is none
+	committed int // index of the last committed event after the last purge, -1 when there is none
 }
 
 // coalesce merges the committed events of each catalog that follow one another
 // into one that covers them all, and keeps everything else. Catalogs come in the
 // order in which they are first heard of, events of a catalog in order, except
 // that a fold between two merged commits now comes after both: who hears of a
-// snapshot has heard of the versions in it.
+// snapshot has heard of the versions in it. A purge stays where it is: what is
+// committed after it is told after it.
 //
 // Entries of an outbox may overlap after an epoch was restored. An event whose
 // range lies in the one before is dropped; one that overlaps it only in part, or
@@ -38,6 +39,9 @@ func coalesce(batches []engine.OutboxBatch) []*history {
 func (h *history) add(ev engine.Event) {
 	if ev.Kind != engine.EventCommitted {
 		h.events = append(h.events, ev)
+		if ev.Kind == engine.EventPurged {
+			h.committed = -1
+		}
 		return
 	}
 	if h.committed >= 0 {

@@ -13,6 +13,12 @@ func fold(catalog string, prev, version int) engine.Event {
 	return ev
 }
 
+func purged(catalog string, version int) engine.Event {
+	ev := span(catalog, 0, version)
+	ev.Kind = engine.EventPurged
+	return ev
+}
+
 func TestCoalesce(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -26,6 +32,8 @@ func TestCoalesce(t *testing.T) {
 		{"fold between", []engine.Event{span("a", 0, 3), fold("a", 0, 3), span("a", 3, 4), fold("a", 3, 4)},
 			[]engine.Event{span("a", 0, 4), fold("a", 0, 3), fold("a", 3, 4)}},
 		{"fold first", []engine.Event{fold("a", 0, 3), span("a", 3, 4)}, []engine.Event{fold("a", 0, 3), span("a", 3, 4)}},
+		{"purge between", []engine.Event{span("a", 0, 3), span("a", 3, 4), purged("a", 4), span("a", 4, 5), span("a", 5, 6)},
+			[]engine.Event{span("a", 0, 4), purged("a", 4), span("a", 4, 6)}},
 		{"doubled", []engine.Event{span("a", 0, 3), span("a", 0, 3), span("a", 1, 2), span("a", 3, 4)}, []engine.Event{span("a", 0, 4)}},
 		{"overlapping", []engine.Event{span("a", 0, 3), span("a", 2, 5), span("a", 5, 6)}, []engine.Event{span("a", 0, 3), span("a", 2, 6)}},
 		{"gap", []engine.Event{span("a", 0, 3), span("a", 4, 5)}, []engine.Event{span("a", 0, 3), span("a", 4, 5)}},

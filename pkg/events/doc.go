@@ -1,15 +1,15 @@
 // Package events is what a lake says over NATS, and how to hear it.
 //
 //	index outbox ──Relay──▶ LAKE_EVENTS ──▶ lake.v1.live.…   plain subscriptions
-//	                │            └────────▶ Watch            replay, then live
+//	                │            └────────▶ Watch            history, then live
 //	                └─────▶ LAKE_JOBS ────▶ Jobs             one job a catalog that is due
 //
 // An event is metadata of a change that the index has committed; it never holds
 // a body. Events are delivered at least once. In the stream the committed
 // events of a catalog tile its history: each covers the versions
-// (prev, version], in version order. Who listens applies three rules, which
-// Cursor holds and Watch has applied already, with last the greatest version
-// seen of the catalog:
+// (prev, version], in version order. Who listens applies three rules; Watch has
+// applied them already and filled the gaps from the log. With last the greatest
+// version seen of the catalog:
 //
 //	version <= last          doubled: drop it
 //	prev < last < version    overlapping: it covers (last, version], the rest was seen

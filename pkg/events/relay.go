@@ -35,7 +35,7 @@ import (
 // while read the same shard: so the stream may hold (0,10] and then (0,15], or
 // (0,15] and then (5,10]. This is why listeners drop versions that they have
 // seen and take an event whose prev they have passed as covering the rest; the
-// package comment has the rules, Cursor does it. Message ids cannot hide a gap
+// package comment has the rules, Watch applies them. Message ids cannot hide a gap
 // either: an entry is trimmed only after its event was acknowledged, so whoever
 // reads an entry at the head of an outbox knows that everything before it is in
 // the stream; of two events with one id, either will do.
@@ -207,8 +207,13 @@ func (r *relayRun) report(err error) {
 func (r *relayRun) loop(ctx context.Context) (failing bool) {
 	var failures int
 	poll := r.poll
+	poked := false // the round before the last sleep was up
 	for {
 		began := time.Now()
+		select {
+		case <-r.wake: // what it is about is read now
+		default:
+		}
 		published, more, err := r.round(ctx)
 		if ctx.Err() != nil {
 			return err != nil && !errors.Is(err, context.Canceled)
@@ -231,12 +236,20 @@ func (r *relayRun) loop(ctx context.Context) (failing bool) {
 			return false
 		}
 		if published > 0 {
-			poll = r.poll
+			poll, poked = r.poll, false
 			continue
 		}
-		if !sleep(ctx, poll-gap, r.wake) {
+		// Whoever poked for nothing is not heard this time: events may be off, and each
+		// look costs the index a script a shard.
+		wake := r.wake
+		if poked {
+			wake = nil
+		}
+		asleep := time.Now()
+		if !sleep(ctx, poll-gap, wake) {
 			return false
 		}
+		poked = wake != nil && time.Since(asleep) < poll-gap
 		poll = min(2*poll, r.maxPoll)
 	}
 }

@@ -18,7 +18,8 @@ const subjectVersion = "v1"
 type Verb string
 
 // The verbs. Those that clients use have the catalog's token at position 4, so
-// that one permission pattern, lake.v1.*.<token>, is one catalog.
+// that one permission pattern, lake.v1.*.<token>, is one catalog. What only
+// operators may ask has it at position 5: that pattern does not grant it.
 const (
 	VerbWrite    Verb = "write"    // request, group lake-ingest
 	VerbSubmit   Verb = "submit"   // JetStream publish
@@ -32,6 +33,7 @@ const (
 	VerbEvent    Verb = "event"    // stream of events, with a kind at position 5
 	VerbLive     Verb = "live"     // the events republished, with a kind at position 5
 	VerbJob      Verb = "job"      // internal: lake.v1.job.snapshot.<token>
+	VerbAdmin    Verb = "admin"    // request, for operators: lake.v1.admin.purge.<token>, group lake-snapshotter
 	VerbDead     Verb = "dead"     // submitted writes that can never be applied, with a reason
 )
 
@@ -73,7 +75,7 @@ func (s Subjects) prefix() string {
 func (s Subjects) of(v Verb) string { return s.prefix() + "." + subjectVersion + "." + string(v) }
 
 func (s Subjects) catalog(v Verb, catalog string) string {
-	return s.of(v) + "." + engine.EncodeCatalog(catalog)
+	return s.prefix() + "." + subjectVersion + "." + string(v) + "." + engine.EncodeCatalog(catalog) // in one piece
 }
 
 // Write is the subject of a write request: lake.v1.write.<token>.
@@ -100,6 +102,14 @@ func (s Subjects) Outcome(catalog string) string { return s.catalog(VerbOutcome,
 // Snapshot is the subject of a request to fold now.
 func (s Subjects) Snapshot(catalog string) string { return s.catalog(VerbSnapshot, catalog) }
 
+// Purge is the subject of a request to erase a catalog: lake.v1.admin.purge.<token>.
+func (s Subjects) Purge(catalog string) string {
+	return s.of(VerbAdmin) + ".purge." + engine.EncodeCatalog(catalog)
+}
+
+// EveryPurge is the pattern of Purge for every catalog.
+func (s Subjects) EveryPurge() string { return s.of(VerbAdmin) + ".purge.*" }
+
 // Catalogs is the subject of a request for the list of catalogs.
 func (s Subjects) Catalogs() string { return s.of(VerbCatalogs) }
 
@@ -122,7 +132,7 @@ func (s Subjects) Job(catalog string) string {
 }
 
 // Every is the pattern of a verb for every catalog: lake.v1.read.*. It is not
-// for VerbEvent, VerbLive and VerbJob.
+// for VerbEvent, VerbLive, VerbJob and VerbAdmin.
 func (s Subjects) Every(v Verb) string { return s.of(v) + ".*" }
 
 // EveryEvent is the pattern of the events of every catalog; of every kind when
@@ -156,11 +166,14 @@ func (s Subjects) JobsStream() string { return s.stream("JOBS") }
 // stream is injective because prefixes have no upper-case letters.
 func (s Subjects) stream(name string) string { return strings.ToUpper(s.prefix()) + "_" + name }
 
-// Catalog gives the catalog that a subject names at position 4. The subject must
+// Catalog gives the catalog that a subject names, at position 4 or, of VerbAdmin, 5. The subject must
 // be one of this lake; the error is an *engine.InvalidError.
 func (s Subjects) Catalog(subject string) (string, error) {
 	rest, ok := strings.CutPrefix(subject, s.prefix()+"."+subjectVersion+".")
 	verb, rest, named := strings.Cut(rest, ".")
+	if Verb(verb) == VerbAdmin {
+		_, rest, named = strings.Cut(rest, ".")
+	}
 	token, _, _ := strings.Cut(rest, ".")
 	if !ok || !named || Verb(verb) == VerbJob {
 		return "", engine.Invalid("invalid_subject", "subject", "subject %q has no catalog: it should be like %s", subject, s.Read("users"))

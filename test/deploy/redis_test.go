@@ -37,7 +37,7 @@ func TestRedisConfigurations(t *testing.T) {
 			"maxmemory-policy":          "noeviction",
 			"zset-max-listpack-entries": "512",
 			"zset-max-listpack-value":   "256",
-			"hash-max-listpack-entries": "512",
+			"hash-max-listpack-entries": "16",
 			"hash-max-listpack-value":   "256",
 			"protected-mode":            "yes",
 			"maxmemory":                 fmt.Sprint(768 << 20),
@@ -88,7 +88,7 @@ func TestCacheHasALimit(t *testing.T) {
 	}
 }
 
-// Sorted sets of a live log's size and hashes of heads stay compact.
+// Sorted sets of a live log's size stay compact; a hash of heads is looked up, not read through.
 func TestIndexStaysCompact(t *testing.T) {
 	t.Parallel()
 	c, _ := startRedis(t, "index.conf")
@@ -102,9 +102,9 @@ func TestIndexStaysCompact(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, key := range []string{"z", "h"} {
-		if got, err := c.ObjectEncoding(ctx, key).Result(); err != nil || got != "listpack" {
-			t.Errorf("encoding of %s: got %s, %v, want listpack", key, got, err)
+	for key, want := range map[string]string{"z": "listpack", "h": "hashtable"} {
+		if got, err := c.ObjectEncoding(ctx, key).Result(); err != nil || got != want {
+			t.Errorf("encoding of %s: got %s, %v, want %s", key, got, err, want)
 		}
 	}
 }

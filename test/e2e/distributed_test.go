@@ -28,13 +28,14 @@ type cluster struct {
 }
 
 // distributed starts one ingest, two snapshotters and one reader on real
-// servers. Each PUT of the bucket takes putLatency longer than it would.
-func distributed(t *testing.T, putLatency time.Duration) *cluster {
+// servers. Each PUT of the bucket takes putLatency longer than it would; extra is
+// added to nats-server's configuration.
+func distributed(t *testing.T, putLatency time.Duration, extra ...string) *cluster {
 	t.Helper()
 	c := &cluster{services: map[string]*testenv.Process{}, ops: map[string]string{}}
 	c.redis = testenv.Redis(t, testenv.RedisConfig("appendonly", "yes"))
 	c.cache = testenv.Redis(t, testenv.RedisCache())
-	c.nats = testenv.NATSProcess(t)
+	c.nats = testenv.NATSProcess(t, extra...)
 	store := testenv.S3Versity(t)
 	c.store = store
 	c.s3 = testenv.S3Proxy(t, &store.S3Server)
@@ -56,7 +57,7 @@ func (c *cluster) start(t *testing.T, name string) {
 	door := c.s3.Door(name)
 	c.ops[name] = fmt.Sprintf("127.0.0.1:%d", testenv.FreePort(t))
 	service, _, _ := strings.Cut(name, "-")
-	c.services[name] = testenv.Program(t, ready(c.ops[name]), program(service),
+	c.services[name] = testenv.Program(t, testenv.Ready(c.ops[name]), program(service),
 		"--nats", c.nats.URL, "--redis", c.redis.URL, "--cache-redis", c.cache.URL,
 		"--s3", fmt.Sprintf("s3://%s?endpoint=%s&region=%s&profile=versitygw", door.Bucket, url.QueryEscape(door.Endpoint), door.Region),
 		"--ops-listen", c.ops[name], "--events-max-bytes", "1073741824", "--log-level", "warn")

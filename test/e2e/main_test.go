@@ -27,18 +27,13 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "lake-e2e")
+	dir, err := testenv.Programs()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	defer os.RemoveAll(dir)
 	bin = dir
-	build := exec.Command("go", "build", "-o", dir, "../../cmd/...")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-		return 1
-	}
 	return m.Run()
 }
 
@@ -57,23 +52,8 @@ func serve(t *testing.T, data string, flags ...string) *server {
 	s.url = fmt.Sprintf("nats://127.0.0.1:%d", testenv.FreePort(t))
 	s.ops = fmt.Sprintf("127.0.0.1:%d", testenv.FreePort(t))
 	args := append([]string{"serve", "--data", data, "--nats-listen", strings.TrimPrefix(s.url, "nats://"), "--ops-listen", s.ops}, flags...)
-	s.Process = testenv.Program(t, ready(s.ops), program("lake"), args...)
+	s.Process = testenv.Program(t, testenv.Ready(s.ops), program("lake"), args...)
 	return s
-}
-
-// ready asks a process's /readyz.
-func ready(ops string) func() error {
-	return func() error {
-		r, err := http.Get("http://" + ops + "/readyz")
-		if err != nil {
-			return err
-		}
-		defer r.Body.Close()
-		if r.StatusCode != http.StatusOK {
-			return fmt.Errorf("readyz: %s", r.Status)
-		}
-		return nil
-	}
 }
 
 // lake runs a command of the command line and gives what it printed.

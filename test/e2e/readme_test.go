@@ -39,7 +39,7 @@ func TestReadme(t *testing.T) {
 	}
 	// `go run` leaves its child behind when it is killed, so the same program is
 	// started as it was built; that the command itself builds is TestMain's part.
-	testenv.Program(t, ready(ops), program("lake"), command[3:]...)
+	testenv.Program(t, testenv.Ready(ops), program("lake"), command[3:]...)
 
 	commands := 0
 	for _, block := range blocks(readme, "console") {

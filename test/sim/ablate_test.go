@@ -26,7 +26,11 @@ var ablations = []struct {
 	{"takeover", "", "nobody may open the next epoch while one is being opened"},
 	{"listing", "", "a seal lists only the end of the log"},
 	{"ids", "", "the index keeps no idempotency ids"},
-	{"restored ids", "", "a new epoch restores no idempotency ids"},
+	{"restored ids", "ids", "a new epoch restores no idempotency ids"},
+	{"packs", "packs", "a new epoch restores no idempotency ids from packs"},
+	{"mark", "collect", "an index is kept that does not know what was collected since"},
+	{"purge", "purge", "a rebuild does not see the snapshots of purges"},
+	{"purge record", "purge", "what was purged has no record: only who asked erases it"},
 	{"seal", "split", "each recovery lists the log anew: what counts is not fixed"},
 	{"wait", "split", "a new epoch does not wait for older leases to end"},
 	{"lease", "split", "the epoch lease never ends"},
@@ -42,6 +46,8 @@ func ablate(w *world, x *memory.Index) backend {
 		return &anonymous{backend: x, claim: true}
 	case "restored ids":
 		return &anonymous{backend: x}
+	case "packs":
+		return &packless{backend: x}
 	case "fence":
 		return &lateFence{backend: x}
 	case "replid":
@@ -137,6 +143,14 @@ func (a *anonymous) Restore(ctx context.Context, shard int, n uint64, r engine.R
 	return a.backend.Restore(ctx, shard, n, r)
 }
 
+// packless restores no ids but those of runs.
+type packless struct{ backend }
+
+func (p *packless) Restore(ctx context.Context, shard int, n uint64, r engine.Restore) error {
+	r.IDs = nil
+	return p.backend.Restore(ctx, shard, n, r)
+}
+
 // lateFence keeps what a new epoch restores to itself until it is opened, and
 // the shards at work until then.
 type lateFence struct {
@@ -154,6 +168,18 @@ func (f *lateFence) working(shard int) (engine.ShardEpoch, bool) {
 		return engine.ShardEpoch{}, false
 	}
 	return all[shard], all[shard].Open && all[shard].Same
+}
+
+func (f *lateFence) Epochs(ctx context.Context) ([]engine.ShardEpoch, error) {
+	all, err := f.backend.Epochs(ctx)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range all {
+		if s := &f.shards[i]; s.n > all[i].N { // it says that it is fenced
+			all[i].N, all[i].Open, all[i].Same = s.n, false, true
+		}
+	}
+	return all, err
 }
 
 func (f *lateFence) Fence(ctx context.Context, shard int, n uint64) error {

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -163,6 +164,7 @@ func (x simIndex) Catalogs(ctx context.Context, epoch uint64, prefix, after stri
 func (x simIndex) Close() error { return nil }
 
 func (x simIndex) Heartbeat(ctx context.Context, epoch uint64, writer string) (time.Time, error) {
+	x.p.named(writer)
 	return ask(x.p, ctx, "index", "Heartbeat", "", func(s *server) (time.Time, error) { return s.Heartbeat(context.Background(), epoch, writer) })
 }
 
@@ -177,17 +179,52 @@ func (x simIndex) Plan(ctx context.Context, epoch uint64, shard int, segment eng
 }
 
 func (x simIndex) Garbage(ctx context.Context, epoch uint64, shard, limit int) ([]engine.Garbage, error) {
-	return ask(x.p, ctx, "index", "Garbage", "", func(s *server) ([]engine.Garbage, error) {
+	return ask(x.p, ctx, "index", "Garbage", fmt.Sprintf("%x", shard), func(s *server) ([]engine.Garbage, error) {
 		return s.Garbage(context.Background(), epoch, shard, limit)
 	})
 }
 
-func (x simIndex) Forget(ctx context.Context, epoch uint64, shard int, segment engine.SegmentID) error {
-	return x.do(ctx, "Forget", segment.String(), func(s *server) error { return s.Forget(context.Background(), epoch, shard, segment) })
+func (x simIndex) Unused(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]time.Time, error) {
+	return ask(x.p, ctx, "index", "Unused", "", func(s *server) ([]time.Time, error) { return s.Unused(context.Background(), epoch, segments) })
 }
 
-func (x simIndex) Referenced(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]bool, error) {
-	return ask(x.p, ctx, "index", "Referenced", "", func(s *server) ([]bool, error) { return s.Referenced(context.Background(), epoch, segments) })
+func (x simIndex) Forget(ctx context.Context, epoch uint64, shard int, list []engine.Garbage) error {
+	return x.do(ctx, "Forget", fmt.Sprintf("%x", shard), func(s *server) error { return s.Forget(context.Background(), epoch, shard, list) })
+}
+
+func (x simIndex) Live(ctx context.Context, epoch uint64, shard int, older int64, limit int) ([]engine.SegmentID, error) {
+	return ask(x.p, ctx, "index", "Live", fmt.Sprintf("%x", shard), func(s *server) ([]engine.SegmentID, error) {
+		return s.Live(context.Background(), epoch, shard, older, limit)
+	})
+}
+
+func (x simIndex) Relocate(ctx context.Context, r engine.Relocate) ([]bool, error) {
+	a, err := x.p.await(ctx, &call{side: "index", op: "Relocate", on: r.To.String(), asks: r.To.IsZero(), land: func(s *server) (any, error) {
+		return s.Relocate(context.Background(), r)
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return a.([]bool), nil
+}
+
+func (x simIndex) Condemn(ctx context.Context, epoch uint64, shard int) error {
+	return x.do(ctx, "Condemn", fmt.Sprintf("%x", shard), func(s *server) error { return s.Condemn(context.Background(), epoch, shard) })
+}
+
+func (x simIndex) Empty(ctx context.Context, shard int, n uint64) error {
+	return x.do(ctx, "Empty", fmt.Sprintf("%x", shard), func(s *server) error { return s.Empty(context.Background(), shard, n) })
+}
+
+func (x simIndex) Drop(ctx context.Context, d engine.Drop) (int, error) {
+	return ask(x.p, ctx, "index", "Drop", d.Catalog, func(s *server) (int, error) {
+		before := registered(s, d.Epoch, d.Catalog)
+		left, err := s.Drop(context.Background(), d)
+		if err == nil {
+			x.p.w.dropped(d, before, registered(s, d.Epoch, d.Catalog))
+		}
+		return left, err
+	})
 }
 
 func (x simIndex) Epochs(ctx context.Context) ([]engine.ShardEpoch, error) {
@@ -210,9 +247,21 @@ func (x simIndex) Fence(ctx context.Context, shard int, n uint64) error {
 }
 
 func (x simIndex) Restore(ctx context.Context, shard int, n uint64, r engine.Restore) error {
-	return x.do(ctx, "Restore", fmt.Sprintf("%d/%x", n, shard), func(s *server) error {
-		if len(r.Snapshots) > 0 {
+	what := "runs"
+	switch {
+	case len(r.Snapshots) > 0:
+		what = "snapshots"
+	case len(r.IDs) > 0:
+		what = "ids"
+	case len(r.Segments) > 0:
+		what = "segments"
+	}
+	return x.do(ctx, "Restore", fmt.Sprintf("%d/%x %s", n, shard, what), func(s *server) error {
+		for _, a := range r.Snapshots {
 			x.p.w.counters.add("adopted a snapshot")
+			if a.Snapshot.Purged() {
+				x.p.w.counters.add("adopted a purge")
+			}
 		}
 		return s.Restore(context.Background(), shard, n, r)
 	})
@@ -236,6 +285,9 @@ func (x simIndex) Open(ctx context.Context, shard int, n uint64, floor int64) er
 }
 
 func (x simIndex) Acquire(ctx context.Context, shard int, name, token string, ttl time.Duration) (bool, error) {
+	if name != "purge" { // that lease is of one pass, not of a writer
+		x.p.named(token)
+	}
 	return ask(x.p, ctx, "index", "Acquire", name, func(s *server) (bool, error) { return s.Acquire(context.Background(), shard, name, token, ttl) })
 }
 
@@ -249,7 +301,7 @@ type simObjects struct{ p *process }
 var _ engine.Objects = simObjects{}
 
 func (o simObjects) Put(ctx context.Context, key string, data []byte) error {
-	_, err := o.p.call(ctx, "bucket", "Put", key, func(*server) (any, error) { return nil, o.p.w.put(o.p, key, data) })
+	_, err := o.p.await(ctx, &call{side: "bucket", op: "Put", on: key, data: data, land: func(*server) (any, error) { return nil, o.p.w.put(o.p, key, data) }})
 	return err
 }
 
@@ -258,13 +310,23 @@ func (o simObjects) Get(ctx context.Context, key string) ([]byte, error) {
 }
 
 func (o simObjects) GetRange(ctx context.Context, key string, off, length int64) ([]byte, error) {
-	return ask(o.p, ctx, "bucket", "GetRange", key, func(*server) ([]byte, error) {
+	return ask(o.p, ctx, "bucket", "GetRange", fmt.Sprintf("%s %d+%d", key, off, length), func(*server) ([]byte, error) {
 		return o.p.w.bucket.GetRange(context.Background(), key, off, length)
 	})
 }
 
 func (o simObjects) Delete(ctx context.Context, key string) error {
-	_, err := o.p.call(ctx, "bucket", "Delete", key, func(*server) (any, error) { return nil, o.p.w.bucket.Delete(context.Background(), key) })
+	_, err := o.p.call(ctx, "bucket", "Delete", key, func(*server) (any, error) {
+		ctx := context.Background()
+		if b, err := o.p.w.bucket.Get(ctx, key); err == nil { // for the checker
+			if o.p.w.stray(key) {
+				_ = o.p.w.strays.Put(ctx, key, b)
+			} else {
+				_ = o.p.w.archive.Put(ctx, key, b)
+			}
+		}
+		return nil, o.p.w.bucket.Delete(ctx, key)
+	})
 	return err
 }
 
@@ -274,7 +336,14 @@ func (o simObjects) List(ctx context.Context, prefix, after string) iter.Seq2[en
 	return func(yield func(engine.ObjectInfo, error) bool) {
 		for {
 			page, err := ask(o.p, ctx, "bucket", "List", prefix, func(*server) ([]engine.ObjectInfo, error) {
-				return o.p.w.list(prefix, after), nil
+				page, off := o.p.w.list(prefix, after), o.p.w.off
+				switch {
+				case off == "mark" && strings.HasPrefix(prefix, "_lake/collected/"):
+					return nil, nil
+				case off == "purge" && len(prefix) == 1: // what a rebuild adopts of a shard
+					page = slices.DeleteFunc(page, func(i engine.ObjectInfo) bool { start, stop := spanOf(i.Key); return start == stop })
+				}
+				return page, nil
 			})
 			if err != nil {
 				yield(engine.ObjectInfo{}, err)
@@ -299,7 +368,7 @@ func (w *world) put(p *process, key string, data []byte) error {
 	if n, seal := epochOf(key); n > 0 && !seal && w.off == "takeover" && n > 1 && !w.opened[n-1] && len(w.opened) > 0 {
 		return errServer
 	}
-	if strings.HasSuffix(key, ".seal.json") && w.off == "seal" {
+	if strings.HasSuffix(key, ".seal.json") && w.off == "seal" || strings.HasPrefix(key, "_lake/purge/") && w.off == "purge record" {
 		return nil
 	}
 	err := w.bucket.Put(ctx, key, data)
@@ -339,7 +408,11 @@ func (w *world) put(p *process, key string, data []byte) error {
 		}
 	}
 	if err == nil {
-		if w.written[key] {
+		// A late copy of what was collected, or a late decision about it, is no harm;
+		// nor is anything under a key that its epoch's seal does not know.
+		gone, there := w.archive.Get(ctx, key)
+		_, stray := w.strays.Get(ctx, key)
+		if w.written[key] && stray != nil && !(there == nil && (bytes.Equal(gone, data) || isTombstone(data))) {
 			w.violate("I5", "%s was written twice", key)
 		}
 		w.written[key] = true
@@ -391,4 +464,14 @@ func unixOf(key string) (unix int64) {
 		_, _ = fmt.Sscanf(key[11:21], "%d", &unix)
 	}
 	return unix
+}
+
+// stray tells a segment that came after the seal of its epoch.
+func (w *world) stray(key string) bool {
+	s, err := engine.ParseSegmentKey(key)
+	if err != nil {
+		return false
+	}
+	b, err := w.bucket.Get(context.Background(), fmt.Sprintf("_lake/epoch/%06d.seal.json", s.Epoch))
+	return err == nil && !bytes.Contains(b, []byte(key))
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -62,12 +63,20 @@ func (w *world) truth() map[string]*truth {
 			segments = append(segments, o.Key)
 		}
 	}
+	for o := range w.archive.List(ctx, "wal/", "") { // some were collected before their epoch was sealed
+		if !slices.Contains(segments, o.Key) {
+			segments = append(segments, o.Key)
+		}
+	}
 	all := map[string]*truth{}
 	for c := range w.mix.Catalogs {
 		all[w.catalog(c)] = &truth{docs: map[engine.Version]string{}, heads: map[engine.Version]bool{{}: true}, authors: map[string][]int{}}
 	}
 	for _, key := range segments {
-		b, err := w.bucket.Get(ctx, key)
+		b, err := w.archive.Get(ctx, key)
+		if err != nil { // not collected; in the place of one that was, a tombstone may stand: a decision that came too late
+			b, err = w.bucket.Get(ctx, key)
+		}
 		if err != nil {
 			w.violate("seal", "a sealed segment is missing: %v", err)
 			continue
@@ -96,6 +105,10 @@ func (w *world) truth() map[string]*truth {
 
 func (t *truth) replay(w *world, name string) {
 	slices.SortFunc(t.runs, func(a, b truthRun) int { return a.first.Compare(b.first) })
+	// A run that was compacted stands in two segments.
+	t.runs = slices.CompactFunc(t.runs, func(a, b truthRun) bool {
+		return a.first == b.first && a.author == b.author && reflect.DeepEqual(a.deltas, b.deltas)
+	})
 	var doc []byte
 	var head engine.Version
 	for i, r := range t.runs {
@@ -154,9 +167,12 @@ func (w *world) check() {
 	for _, name := range sortedKeys(all) {
 		t := all[name]
 		w.checkFinal(name, t, "rebuilt", w.rebuilt)
+		w.checkFinal(name, t, "rebuilt after its purges", w.cleared)
 		w.checkLast(name, t)
 		w.checkWrites(name, t)
 		w.checkReads(name, t)
+		w.checkPast(name, t)
+		w.checkPurges(name, t)
 		w.checkObjects(name, t)
 		w.checkEvents(name, t)
 	}
@@ -178,7 +194,7 @@ func (w *world) checkFinal(name string, t *truth, what string, finals map[string
 	if doc, there := t.docs[head]; doc != f.body || there == f.absent {
 		w.violate("I8", "%s document of %s at %s is %q, a replay gives %q", what, name, head, clip(f.body), clip(doc))
 	}
-	w.checkLog(name, t, what+" log", f.log, true)
+	w.checkLog(name, t, what+" log", f.log, w.step, true)
 }
 
 // checkLast holds what was seen before the index was wiped against the truth:
@@ -195,21 +211,39 @@ func (w *world) checkLast(name string, t *truth) {
 	if doc, there := t.docs[f.version]; doc != f.body || there == f.absent {
 		w.violate("I8", "%s at %s was %q before the index was wiped, a replay gives %q", name, f.version, clip(f.body), clip(doc))
 	}
-	w.checkLog(name, t, "last log", f.log, false)
+	w.checkLog(name, t, "last log", f.log, w.step, false)
 	for _, o := range w.ops {
-		if o.kind == "write" && o.catalog == name && o.state == acked && f.version.Less(o.result.Version) {
+		if (o.kind == "write" || o.kind == "purge") && o.catalog == name && o.state == acked && f.version.Less(o.result.Version) {
 			w.violate("I3", "the last read of %s at %s misses %s at %s", name, f.version, o.author, o.result.Version)
 		}
 	}
 }
 
-func (w *world) checkLog(name string, t *truth, what string, log []engine.LogEntry, whole bool) {
-	if len(log) > len(t.log) || whole && len(log) != len(t.log) {
-		w.violate("log", "%s of %s has %d entries, a replay %d", what, name, len(log), len(t.log))
+func (w *world) checkLog(name string, t *truth, what string, log []engine.LogEntry, by int, whole bool) {
+	known, gone := t.log, w.gone(name, by)
+	if len(log) > 0 { // what the retention gave up may be missing at the beginning, and nothing else
+		i, j := 0, slices.IndexFunc(known, func(d truthDelta) bool { return d.version == log[0].Version && d.delta.Type == merge.Purge })
+		for i < len(known) && known[i].version.Less(log[0].Version) && !gone.Less(known[i].version) {
+			i++
+		}
+		switch {
+		case j > i: // what a purge gave up likewise: it stands at the beginning then
+			known = known[j:]
+			w.counters.add("logs that begin with a purge")
+		case i > 0:
+			known = known[i:]
+			w.counters.add("logs without what retention gave up")
+		}
+	}
+	if len(log) > len(known) || whole && len(log) != len(known) {
+		w.violate("log", "%s of %s has %d entries, a replay %d of %d (given up to %s)", what, name, len(log), len(known), len(t.log), gone)
 		return
 	}
 	for i, e := range log {
-		x := t.log[i]
+		x := known[i]
+		if i == 0 && x.delta.Type == merge.Purge && e.Prev.IsZero() {
+			x.prev = e.Prev // of a purge that is folded
+		}
 		if e.Version != x.version || e.Prev != x.prev || e.Author != x.author || e.Path != x.delta.Path || e.Merge != x.delta.Type ||
 			!bytes.Equal(e.Body, x.delta.Body) || e.Outcome != x.outcome {
 			w.violate("log", "%s of %s, entry %d: got %+v, want %+v", what, name, i, e, x)
@@ -225,13 +259,19 @@ func (w *world) checkWrites(name string, t *truth) {
 	}
 	var order []placed
 	for _, o := range w.ops {
-		if o.kind != "write" || o.catalog != name {
+		if o.kind != "write" && o.kind != "purge" || o.catalog != name {
 			continue
 		}
 		at := t.authors[o.author]
+		if o.kind == "purge" && o.state == acked && (len(at) == 0 || t.runs[at[0]].last != o.result.Version) {
+			continue // nothing was written since an earlier purge, or since one that came after its first attempt
+		}
 		switch {
 		case o.state == acked && len(at) == 0:
 			w.violate("lost", "%s of %s at %s was acknowledged (step %d) and is not in the history", o.author, name, o.result.Version, o.end)
+			continue
+		case len(at) > 1 && t.forgotten(at):
+			w.counters.add("ids forgotten with what was purged")
 			continue
 		case len(at) > 1:
 			w.violate("doubled", "%s of %s is in the history %d times", o.author, name, len(at))
@@ -273,8 +313,19 @@ func (o *op) firstBegin() int {
 // maybe tells whether another attempt of a write may have been committed.
 func (w *world) maybe(o *op) bool {
 	return slices.ContainsFunc(w.ops, func(q *op) bool {
-		return q.kind == "write" && q.author == o.author && q.state != rejected
+		return q.kind == o.kind && q.author == o.author && q.state != rejected
 	})
+}
+
+// forgotten tells runs of one id of which all but the last were purged before that
+// came: a rebuild may then not know the id any more.
+func (t *truth) forgotten(at []int) bool {
+	for k, i := range at[1:] {
+		if !slices.ContainsFunc(t.runs[at[k]+1:i], func(r truthRun) bool { return r.purge() }) {
+			return false
+		}
+	}
+	return true
 }
 
 // checkCondition holds a conditional write that is in the history to what
@@ -300,7 +351,7 @@ func (w *world) checkReads(name string, t *truth) {
 		}
 		switch o.kind {
 		case "log":
-			w.checkLog(name, t, fmt.Sprintf("log read %d", o.id), o.log, false)
+			w.checkLog(name, t, fmt.Sprintf("log read %d", o.id), o.log, o.end, false)
 		case "read":
 			reads = append(reads, o)
 		}
@@ -314,7 +365,7 @@ func (w *world) checkReads(name string, t *truth) {
 			w.violate("I7", "read %d of %s at %s saw %q, a replay gives %q", r.id, name, r.version, clip(r.body), clip(doc))
 		}
 		for _, o := range w.ops {
-			if o.kind == "write" && o.catalog == name && o.state == acked && o.end < r.begin && r.version.Less(o.result.Version) {
+			if (o.kind == "write" || o.kind == "purge") && o.catalog == name && o.state == acked && o.end < r.begin && r.version.Less(o.result.Version) {
 				w.violate("I3", "read %d of %s at %s misses %s at %s, acknowledged before it began", r.id, name, r.version, o.author, o.result.Version)
 			}
 		}
@@ -331,24 +382,25 @@ func (w *world) checkReads(name string, t *truth) {
 func (w *world) checkObjects(name string, t *truth) {
 	ctx := context.Background()
 	for o := range w.bucket.List(ctx, engine.CatalogDir(name)+"/", "") {
-		file := o.Key[strings.LastIndexByte(o.Key, '/')+1:]
-		span, kind, _ := strings.Cut(file, ".")
-		a, z, _ := strings.Cut(span, "~")
-		start, err1 := engine.ParseVersion(a)
-		stop, err2 := engine.ParseVersion(z)
-		b, err3 := w.bucket.Get(ctx, o.Key)
-		if err1 != nil || err2 != nil || err3 != nil || !t.heads[stop] || !t.heads[start] {
+		start, stop := spanOf(o.Key)
+		b, err := w.bucket.Get(ctx, o.Key)
+		if err != nil || stop.IsZero() || !t.heads[stop] || !t.heads[start] {
 			w.violate("snapshot", "%s does not begin and end with runs of the history", o.Key)
 			continue
 		}
-		if kind == "snap" {
+		for _, at := range t.purges() {
+			if start.Less(at) && !stop.Less(at) {
+				w.violate("purge", "%s goes past the purge at %s", o.Key, at)
+			}
+		}
+		if strings.HasSuffix(o.Key, ".snap") {
 			f, _, err := codec.Decode(b, codec.Options{})
 			if doc := t.docs[stop]; err != nil || string(f.Payload) != doc {
 				w.violate("snapshot", "%s holds %q, a replay gives %q (%v)", o.Key, clip(string(f.Payload)), clip(doc), err)
 			}
 			continue
 		}
-		i := slices.IndexFunc(t.log, func(d truthDelta) bool { return start.Less(d.version) })
+		i := slices.IndexFunc(t.log, func(d truthDelta) bool { return start.Less(d.version) || start == stop && d.version == stop })
 		for f, err := range codec.Frames(b, codec.Options{}) {
 			if err != nil {
 				w.violate("damage", "%s: %v", o.Key, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jsonlake/lake/pkg/engine"
@@ -13,7 +14,7 @@ import (
 // op is one request of a client and what it saw of it.
 type op struct {
 	id         int
-	kind       string // write, read, log, fold
+	kind       string // write, purge, read, past, log, fold, collection
 	client     int
 	catalog    string
 	p          *process
@@ -30,9 +31,12 @@ type op struct {
 	err    error
 	result engine.WriteResult
 
+	at      engine.Version // which past
 	version engine.Version // of a read
 	body    string
 	absent  bool
+	gone    bool // of the past
+	receipt engine.PurgeReceipt
 	log     []engine.LogEntry
 }
 
@@ -55,6 +59,7 @@ type answer struct {
 	version engine.Version
 	body    []byte
 	log     []engine.LogEntry
+	receipt engine.PurgeReceipt
 }
 
 // begin starts an operation on the process in a slot, nil when none is up.
@@ -72,7 +77,7 @@ func (w *world) begin(o *op, slot int, timeout time.Duration, do func(ctx contex
 		}
 	}
 	p.ops = append(live, o)
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), clientKey{}, 1+o.id), timeout)
 	o.cancel = cancel
 	w.note(o.client, o.kind, fmt.Sprintf("%s %s begins", o.catalog, o.author), nil)
 	go func() {
@@ -92,11 +97,15 @@ func (w *world) finish(o *op, a *answer, lost error) {
 	err := lost
 	if a != nil {
 		err = a.err
-		o.result, o.version, o.body, o.log = a.result, a.version, string(a.body), a.log
+		o.result, o.version, o.body, o.log, o.receipt = a.result, a.version, string(a.body), a.log, a.receipt
 	}
 	o.err = err
-	if o.kind == "write" {
+	if o.kind == "purge" {
+		w.purged(o)
+	}
+	if o.kind == "write" || o.kind == "purge" {
 		switch {
+		case o.state != open:
 		case err == nil:
 			o.state = acked
 			w.counters.add("writes acknowledged")
@@ -123,7 +132,7 @@ func (w *world) finish(o *op, a *answer, lost error) {
 			w.violate("error", "write %s: an error of no kind: %v", o.author, err)
 		}
 	} else {
-		o.absent = errors.Is(err, engine.ErrNotFound)
+		o.absent, o.gone = errors.Is(err, engine.ErrNotFound), errors.Is(err, engine.ErrHistoryGone)
 		if err == nil || o.absent {
 			o.state = acked
 			w.counters.add(o.kind + "s done")
@@ -140,6 +149,9 @@ func (w *world) finish(o *op, a *answer, lost error) {
 	if err != nil && containsLease(err) {
 		w.counters.add("lease refused")
 	}
+	if o.kind == "purge" {
+		w.counters.add("purges " + string(o.state))
+	}
 	w.note(o.client, o.kind, fmt.Sprintf("%s %s %s %v %v", o.catalog, o.author, o.state, o.result.Version, o.version), err)
 }
 
@@ -150,6 +162,9 @@ func (w *world) load() {
 		w.client(100+i, m.Writes, func(client, slot int) *op {
 			timeout := []time.Duration{2 * time.Second, 8 * time.Second, 30 * time.Second}[w.rnd.IntN(3)]
 			if o := w.latest[client]; o != nil && o.options.ID != "" && (o.state == unknown || o.state == rejected || w.chance(0.1)) && w.chance(0.8) {
+				return w.submit(&op{kind: "write", client: client, catalog: o.catalog, author: o.author, deltas: o.deltas, options: o.options, again: o}, slot, timeout)
+			}
+			if o := w.old(client); o != nil {
 				return w.submit(&op{kind: "write", client: client, catalog: o.catalog, author: o.author, deltas: o.deltas, options: o.options, again: o}, slot, timeout)
 			}
 			return w.write(client, slot, w.catalog(w.rnd.IntN(m.Catalogs)), timeout)
@@ -165,13 +180,16 @@ func (w *world) load() {
 		})
 	}
 	if m.Folds > 0 {
-		w.client(300, m.Folds, func(client, slot int) *op {
-			name := w.catalog(w.rnd.IntN(m.Catalogs))
-			return w.begin(&op{kind: "fold", client: client, catalog: name}, slot, 20*time.Second, func(ctx context.Context, e *engine.Engine) answer {
-				_, err := e.Fold(ctx, name)
-				return answer{err: err}
-			})
-		})
+		w.client(300, m.Folds, func(client, slot int) *op { return w.fold(client, slot, w.catalog(w.rnd.IntN(m.Catalogs))) })
+	}
+	if m.Retain {
+		w.client(500, 12, w.collection)
+	}
+	if m.Purges > 0 {
+		w.client(600, m.Purges, w.purges)
+	}
+	if m.Pasts > 0 {
+		w.client(700, m.Pasts, w.past)
 	}
 	if m.Logs > 0 {
 		w.client(400, m.Logs, func(client, slot int) *op {
@@ -182,6 +200,20 @@ func (w *world) load() {
 			})
 		})
 	}
+}
+
+func (w *world) fold(client, slot int, name string) *op {
+	return w.begin(&op{kind: "fold", client: client, catalog: name}, slot, w.mix.FoldTimeout, func(ctx context.Context, e *engine.Engine) answer {
+		_, err := e.Fold(ctx, name)
+		return answer{err: err}
+	})
+}
+
+func (w *world) collection(client, slot int) *op {
+	return w.begin(&op{kind: "collection", client: client, catalog: "all"}, slot, 30*time.Second, func(ctx context.Context, e *engine.Engine) answer {
+		_, err := e.Collect(ctx, false)
+		return answer{err: err}
+	})
 }
 
 // client does n operations one after the other, each after a pause.
@@ -253,7 +285,7 @@ func (w *world) write(client, slot int, catalog string, timeout time.Duration) *
 		d.Body = []byte(body)
 		o.deltas = append(o.deltas, d)
 	}
-	if w.chance(0.3) {
+	if w.chance(0.3) && !w.mix.Retain { // ids are kept for as long as history: their clock must not jump
 		o.options.ID = o.author
 	}
 	switch {
@@ -272,6 +304,26 @@ func (w *world) write(client, slot int, catalog string, timeout time.Duration) *
 		o.options = engine.WriteOptions{}
 	}
 	return w.submit(o, slot, timeout)
+}
+
+// old is a write that a client may well send again long after it: the last attempt of
+// any of its writes with an id. nil where the mix has none.
+func (w *world) old(client int) *op {
+	if w.mix.Old == 0 || !w.chance(w.mix.Old) {
+		return nil
+	}
+	var last []*op
+	for _, o := range w.ops {
+		if o.kind != "write" || o.client != client || o.options.ID == "" || o.state == open {
+			continue
+		}
+		last = slices.DeleteFunc(last, func(q *op) bool { return q.author == o.author })
+		last = append(last, o)
+	}
+	if len(last) == 0 {
+		return nil
+	}
+	return last[w.rnd.IntN(len(last))]
 }
 
 // submit sends a write, for the first time or again.

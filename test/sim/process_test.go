@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -33,6 +34,8 @@ type process struct {
 	dead   atomic.Bool
 	mu     sync.Mutex
 	paused chan struct{} // closed when it goes on; nil: it runs
+	writer string        // its name, once it has said it
+	opens  bool          // it opens an epoch
 
 	cut         map[string]time.Duration // "index", "bucket": unreachable until
 	outstanding []*call
@@ -42,6 +45,7 @@ type process struct {
 	stop        context.CancelFunc
 	rnd         *lockedRand
 
+	stopAt    string // the request at which it is stopped
 	lastFence int
 	lostPut   string // key of an epoch object that exists already (ablations)
 }
@@ -51,6 +55,8 @@ type call struct {
 	p       *process
 	side    string // index or bucket
 	op, on  string
+	data    []byte // of a put
+	asks    bool   // changes nothing
 	land    func(x *server) (any, error)
 	server  *server
 	dropped bool // never lands
@@ -62,9 +68,14 @@ type call struct {
 	err      error
 }
 
-// call does a request and waits for its reply, or for the context: the request
-// may land then all the same.
+// call does a request and waits for its reply.
 func (p *process) call(ctx context.Context, side, op, on string, land func(x *server) (any, error)) (any, error) {
+	return p.await(ctx, &call{side: side, op: op, on: on, land: land})
+}
+
+// await sends a request and waits for its reply, or for the context: the request
+// may land then all the same.
+func (p *process) await(ctx context.Context, c *call) (any, error) {
 	p.waitRunning()
 	if p.dead.Load() {
 		return nil, errKilled
@@ -72,8 +83,11 @@ func (p *process) call(ctx context.Context, side, op, on string, land func(x *se
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	c := &call{p: p, side: side, op: op, on: on, land: land, done: make(chan struct{})}
-	p.w.arrive(arrival{who: p.who, op: op, on: on, do: func() { p.w.send(c) }})
+	c.p, c.done = p, make(chan struct{})
+	a := arrival{who: p.who, op: c.op, on: c.on, stack: make([]uintptr, 16), do: func() { p.w.send(c) }}
+	a.client, _ = ctx.Value(clientKey{}).(int)
+	a.stack = a.stack[:runtime.Callers(2, a.stack)]
+	p.w.arrive(a)
 	select {
 	case <-c.done:
 		return c.ans, c.err
@@ -83,12 +97,28 @@ func (p *process) call(ctx context.Context, side, op, on string, land func(x *se
 	}
 }
 
+// clientKey is where a context has the number of the operation, from 1.
+type clientKey struct{}
+
 func ask[T any](p *process, ctx context.Context, side, op, on string, land func(x *server) (T, error)) (answer T, err error) {
 	a, err := p.call(ctx, side, op, on, func(x *server) (any, error) { return land(x) })
 	if err != nil {
 		return answer, err
 	}
 	return a.(T), nil
+}
+
+// named learns the writer's name of the process.
+func (p *process) named(writer string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.writer = writer
+}
+
+func (p *process) opening(is bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.opens = is
 }
 
 // waitRunning stands still while the process is stopped.
@@ -131,11 +161,19 @@ func (w *world) boot(slot int, mode bootMode) *process {
 	ctx, stop := context.WithCancel(context.Background())
 	p.stop = stop
 	o := engine.Options{
-		Sweep: true, DocumentCache: -1, MaxInflight: w.mix.Inflight, Random: p.rnd, Hooks: w.hooks(p), NewEpoch: mode.newEpoch,
+		Sweep: true, DocumentCache: -1, FrameCache: -1, MaxInflight: w.mix.Inflight, Random: p.rnd, Hooks: w.hooks(p), NewEpoch: mode.newEpoch,
 		FoldMaxDeltas: w.mix.FoldMax,
+		RestoreShards: w.mix.RestoreShards,
+		Collect:       w.mix.Collect, CollectEvery: time.Second, Grace: w.mix.Grace, CompactAfter: w.mix.CompactAfter, CollectRate: 1 << 20,
+	}
+	if mode.erases {
+		o.Collect, o.CollectEvery = true, 5*time.Second
+	}
+	if w.mix.Retain {
+		o.Retention = []engine.Retention{{OlderThan: retained}}
 	}
 	if w.mix.Cache {
-		o.DocumentCache = 1 << 20
+		o.DocumentCache, o.FrameCache = 1<<20, 1<<20
 	}
 	w.note(p.who, "boot", "", nil)
 	w.graves++ // until it is known what came of it
@@ -146,6 +184,9 @@ func (w *world) boot(slot int, mode bootMode) *process {
 	return p
 }
 
+// stops are the requests of a collection at which its process is stopped.
+var stops = []string{"Delete", "Delete", "Delete", "Forget", "Forget", "Forget", "Relocate", "Relocate", "Relocate", "Unused"}
+
 // again boots a slot after a while.
 func (w *world) again(slot int, after time.Duration, mode bootMode) {
 	w.at(after, "respawn", func() {
@@ -155,11 +196,18 @@ func (w *world) again(slot int, after time.Duration, mode bootMode) {
 	})
 }
 
-type bootMode struct{ newEpoch bool }
+// bootMode is what is particular to a life.
+type bootMode struct {
+	newEpoch bool
+	erases   bool // it collects, whatever the others do, to bring purges to their end
+}
 
 func (w *world) booted(p *process, e *engine.Engine, err error) {
 	w.graves--
 	p.engine = e
+	if err != nil && p.dead.Load() {
+		err = errKilled // which of its requests the engine heard of first the runtime decides
+	}
 	w.note(p.who, "booted", "", err)
 	if err != nil {
 		p.engine = nil
@@ -296,7 +344,21 @@ func (w *world) plan(c *call) {
 		p.outstanding = live
 	}
 	p.outstanding = append(p.outstanding, c)
+	if p.stopAt != "" && p.stopAt == c.op && !w.healed {
+		p.stopAt = ""
+		w.faults++
+		w.counters.add("stopped in a collection: " + c.op)
+		if w.chance(0.5) { // with the request not sent, or sent and not answered
+			w.pause(p, w.between(time.Second, 25*time.Second))
+			p.heldCalls = append(p.heldCalls, c)
+			return
+		}
+		defer w.pause(p, w.between(time.Second, 25*time.Second))
+	}
 	f := w.fate(c)
+	if w.crash != nil && w.crash.sent(w, c, &f) {
+		return
+	}
 	if f.refused != nil {
 		w.at(f.request, "refuse", func() { w.deliver(c, nil, f.refused) })
 		return
@@ -312,6 +374,10 @@ func (w *world) plan(c *call) {
 			return
 		}
 		ans, err := w.landing(c)
+		if f.kill {
+			w.kill(p)
+			return
+		}
 		if w.healed {
 			f.again, f.lostReply = 0, false
 		}
@@ -375,6 +441,7 @@ type fate struct {
 	hang           time.Duration // how long the client waits for a lost one
 	again          time.Duration // > 0: it lands twice
 	second         bool          // and the second answer is the one that arrives
+	kill           bool          // its process dies when it has landed
 }
 
 func (w *world) fate(c *call) fate {
@@ -386,6 +453,10 @@ func (w *world) fate(c *call) fate {
 	}
 	f := fate{request: w.about(lat), reply: w.about(lat / 2)}
 	if w.healed {
+		return f
+	}
+	if w.force != nil {
+		w.force(c, &f)
 		return f
 	}
 	if until := c.p.cut[c.side]; w.now() < until {
@@ -435,12 +506,32 @@ func (w *world) hooks(p *process) engine.Hooks {
 		Decided: func(_ engine.SegmentID, how string) { count("decided: " + how) },
 		Waited:  func(time.Duration) { count("commit waited") },
 		Epoch: func(n uint64) {
+			p.opening(false)
 			w.arrive(arrival{who: p.who, op: "epoch", on: fmt.Sprint(n), do: func() {
 				w.opened[n] = true
 				w.note(p.who, "epoch", fmt.Sprint(n), nil)
 			}})
 		},
+		Collected: func(c engine.Collected) {
+			w.counters.addN("segments collected", c.Segments)
+			w.counters.addN("segments compacted", c.Compacted)
+			w.counters.addN("strays collected", c.Strays)
+			w.counters.addN("snapshots collected", c.Snapshots)
+		},
+		Purged: func(r engine.PurgeReceipt) {
+			switch {
+			case w.rebuilt != nil:
+			case r.Complete:
+				count("purges at their end")
+			case r.Rewritten > 0:
+				count("purges that moved others' runs")
+			}
+		},
 		Recovering: func(n uint64, step string) {
+			p.opening(true)
+			if step == "empty" {
+				count("shards emptied")
+			}
 			w.arrive(arrival{who: p.who, op: "recovering", on: step, do: func() { w.note(p.who, "recovering", fmt.Sprintf("%d %s", n, step), nil) }})
 		},
 		Trouble: func(what string, err error) {

@@ -1,9 +1,11 @@
 package sim
 
 import (
+	"cmp"
 	"container/heap"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -19,10 +21,12 @@ import (
 //	      └── do the earliest event, one ◀── queue of events by time
 //
 // So what is drawn depends on the seed and on what the engines did, not on the
-// order in which the runtime woke goroutines: a batch that arrived
-// between two events is put in order before anything is drawn for it. What is
-// left to the runtime: a select of which two cases are ready at once, and the
-// order in which goroutines woken by one event touch an engine's own state.
+// order in which the runtime woke goroutines: a batch that arrived between two
+// events is put in order before anything is drawn for it (arrival.compare). What the
+// engine itself leaves to the runtime must not matter either: two cases of a select
+// that are ready at once, goroutines that one event wakes, the order of a map.
+// TestReproducible looks for what does; the race detector shuffles goroutines and is
+// the best place to run it.
 type scheduler struct {
 	rnd   *rand.Rand
 	start time.Time
@@ -42,7 +46,35 @@ type scheduler struct {
 type arrival struct {
 	who    int
 	op, on string
+	client int       // the operation on whose behalf, from 1; 0: none
+	stack  []uintptr // tells apart what one process asks twice at once
 	do     func()
+}
+
+// compare puts those who arrived between two events in an order that does not
+// depend on which of them the runtime let run first.
+func (a arrival) compare(b arrival) int {
+	if c := cmp.Or(cmp.Compare(a.who, b.who), strings.Compare(a.op, b.op), strings.Compare(a.on, b.on), cmp.Compare(a.client, b.client)); c != 0 {
+		return c
+	}
+	return strings.Compare(places(a.stack), places(b.stack))
+}
+
+// places names the functions and lines of a stack: its addresses are another
+// program's when the tests are built anew.
+func places(stack []uintptr) string {
+	if len(stack) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	frames := runtime.CallersFrames(stack)
+	for {
+		f, more := frames.Next()
+		fmt.Fprintf(&b, "%s:%d ", f.Function, f.Line)
+		if !more {
+			return b.String()
+		}
+	}
 }
 
 type event struct {
@@ -105,17 +137,10 @@ func (s *scheduler) run(limit time.Duration, done func() bool) bool {
 		s.arrived = nil
 		s.mu.Unlock()
 		if len(batch) > 1 {
-			slices.SortStableFunc(batch, func(a, b arrival) int {
-				if a.who != b.who {
-					return a.who - b.who
-				}
-				if c := strings.Compare(a.op, b.op); c != 0 {
-					return c
-				}
-				return strings.Compare(a.on, b.on)
-			})
+			slices.SortStableFunc(batch, arrival.compare)
 		}
 		for _, a := range batch {
+			s.note(a.who, "arrives", a.op+" "+a.on, nil)
 			a.do()
 		}
 		if len(batch) > 0 {

@@ -10,11 +10,13 @@
 //
 //	go test ./test/sim -sim.seeds 2000            many histories
 //	go test ./test/sim -run Sim -sim.seed 77 -v   one, with its trace
+//	go test ./test/sim -run CrashPoints -v        a process dies at every request of every walk
 //	go test ./test/sim -run Ablations             the checker notices a defence that is off
 package sim
 
 import (
 	"bufio"
+	"cmp"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -40,7 +42,7 @@ var (
 	rare        = flag.Int("sim.rare", 0, "how often each rare branch must have been taken")
 	traceFile   = flag.String("sim.trace", "", "write the trace of the one history to this file")
 	ablateSeeds = flag.Int("sim.within", 500, "histories in which an ablation must be noticed")
-	events      = flag.Bool("sim.events", false, "a gap in the events is a violation, not only counted")
+	events      = flag.Bool("sim.events", true, "a gap in the events is a violation; false: it is only counted")
 	ablateAll   = flag.Bool("sim.all", false, "ablations: run all histories and count what is noticed")
 	ablateOnly  = flag.String("sim.ablate", "", "run this ablation only")
 )
@@ -50,7 +52,11 @@ var (
 var rareBranches = []string{
 	"tombstone won", "tombstone lost", "decided: tombstone", "decided: rolled_back", "decided: rolled_forward", "commit waited", "run waited its turn",
 	"lease refused", "taken over", "adopted a snapshot", "lost race for an epoch", "zombie put after seal", "exists, and is one's own",
-	"another's seal counts",
+	"another's seal counts", "segments collected", "segments compacted", "strays collected", "shards emptied",
+	"stopped in a collection: Delete", "stopped in a collection: Forget", "stopped in a collection: Relocate",
+	"snapshots given up by retention", "snapshots collected", "logs without what retention gave up",
+	"purges acknowledged", "purges at their end", "purges that moved others' runs", "killed in a purge", "adopted a purge", "logs that begin with a purge",
+	"pasts that are gone",
 }
 
 // history runs one seed in a bubble of its own.
@@ -78,6 +84,16 @@ func kindOf(seed uint64) string {
 	return ""
 }
 
+// settled is how long a history took until nothing was undecided.
+type settled struct {
+	in   time.Duration
+	seed uint64
+}
+
+func (s settled) String() string {
+	return fmt.Sprintf("%v (seed %d)", s.in.Round(time.Millisecond), s.seed)
+}
+
 func TestSim(t *testing.T) {
 	if *oneSeed >= 0 {
 		replay(t, uint64(*oneSeed))
@@ -91,7 +107,7 @@ func TestSim(t *testing.T) {
 	var total counters
 	var mu sync.Mutex
 	var failed []string
-	faults, slowest := 0, time.Duration(0)
+	faults, slowest := 0, []settled{}
 	var done atomic.Int64
 	start := time.Now()
 	t.Run("histories", func(t *testing.T) {
@@ -108,7 +124,9 @@ func TestSim(t *testing.T) {
 					total.merge(&w.counters)
 					mu.Lock()
 					faults += w.faults
-					slowest = max(slowest, w.healing)
+					slowest = append(slowest, settled{w.healing, seed})
+					slices.SortFunc(slowest, func(a, b settled) int { return cmp.Compare(b.in, a.in) })
+					slowest = slowest[:min(len(slowest), 5)]
 					if len(w.violations) > 0 {
 						failed = append(failed, report(w))
 						t.Error(report(w))
@@ -190,27 +208,4 @@ func TestKept(t *testing.T) {
 			t.Error(report(w))
 		}
 	}
-}
-
-// TestReproducible runs histories twice and compares what happened, event by
-// event.
-func TestReproducible(t *testing.T) {
-	from := *first
-	if from == 0 {
-		from = rand.Uint64N(1 << 40)
-	}
-	n := max(*seeds/3, 10)
-	var differ []uint64
-	for i := range n {
-		seed := from + uint64(i)
-		a, b := history(t, seed, kindOf(seed), "", nil), history(t, seed, kindOf(seed), "", nil)
-		if a.hash != b.hash {
-			differ = append(differ, seed)
-		}
-	}
-	t.Logf("%d of %d histories were the same twice; those that were not: %v", n-len(differ), n, differ[:min(len(differ), 10)])
-	if len(differ)*20 > n {
-		t.Errorf("more than one in twenty is not reproducible")
-	}
-	slices.Sort(differ)
 }

@@ -24,6 +24,8 @@ type world struct {
 	off  string // the defence that is switched off, "" for none
 
 	bucket   *memory.Objects
+	archive  *memory.Objects // what was collected
+	strays   *memory.Objects // what was deleted because no seal knows it
 	written  map[string]bool
 	primary  *server
 	assigned []*server // by slot
@@ -34,6 +36,7 @@ type world struct {
 	healed   bool
 	opened   map[uint64]bool // epochs that somebody worked in
 	offset   time.Duration   // of the index's clock
+	furthest time.Duration   // that it ever was
 	faults   int
 	healing  time.Duration // how long it took until nothing was stuck
 
@@ -42,7 +45,12 @@ type world struct {
 	latest    map[int]*op       // the latest write of each client
 	last      map[string]*final // what a lake without faults showed in the end
 	rebuilt   map[string]*final // and one that was rebuilt
+	cleared   map[string]*final // and once more, when its purges had come to their end
+	gaveUp    map[string][]loss // of history, by the retention
 	published map[string]*stream
+
+	crash *crash                 // of the crash points: where a process dies
+	force func(c *call, f *fate) // of the crash points: what becomes of a request, instead of what is drawn
 
 	counters   counters
 	violations []violation
@@ -62,13 +70,15 @@ type counters struct {
 	n  map[string]int
 }
 
-func (c *counters) add(what string) {
+func (c *counters) add(what string) { c.addN(what, 1) }
+
+func (c *counters) addN(what string, n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.n == nil {
 		c.n = map[string]int{}
 	}
-	c.n[what]++
+	c.n[what] += n
 }
 
 func (c *counters) merge(o *counters) {
@@ -84,13 +94,18 @@ func (c *counters) merge(o *counters) {
 
 func newWorld(seed uint64, m mix, off string, trace func(string)) *world {
 	w := &world{
-		scheduler: newScheduler(seed), seed: seed, mix: m, off: off, bucket: memory.NewObjects(), written: map[string]bool{},
+		scheduler: newScheduler(seed), seed: seed, mix: m, off: off, bucket: memory.NewObjects(), archive: memory.NewObjects(), strays: memory.NewObjects(), written: map[string]bool{},
 		opened: map[uint64]bool{}, respawn: true, published: map[string]*stream{}, latest: map[int]*op{},
+		gaveUp: map[string][]loss{},
 	}
 	w.trace = trace
 	w.primary = w.newServer(memory.NewIndex(memory.Options{Clock: func() time.Time { return time.Now().Add(w.offset) }}))
-	w.assigned = slices.Repeat([]*server{w.primary}, m.Processes)
-	w.procs = make([]*process, m.Processes)
+	slots := m.Processes
+	if m.Stops > 0 {
+		slots++ // the last one has no clients
+	}
+	w.assigned = slices.Repeat([]*server{w.primary}, slots)
+	w.procs = make([]*process, slots)
 	return w
 }
 
@@ -152,6 +167,16 @@ func (w *world) schedule() {
 			}
 		})
 	}
+	for range m.Stops {
+		w.at(when()/2, "stop in a collection", func() { // when it comes to it
+			if p := w.procs[m.Processes]; p != nil && !w.healed {
+				p.stopAt = stops[w.rnd.IntN(len(stops))]
+			}
+		})
+	}
+	for range m.jumps() {
+		w.at(when(), "clock", func() { w.turnClock(retained + w.between(0, time.Hour)) })
+	}
 	for range m.Steps {
 		w.at(when(), "clock", func() {
 			d := w.between(time.Second, 20*time.Second)
@@ -162,8 +187,7 @@ func (w *world) schedule() {
 				d = -d
 			}
 			w.faults++
-			w.offset += d
-			w.note(0, "clock", d.String(), nil)
+			w.turnClock(d)
 		})
 	}
 	for range m.Outages {
@@ -217,6 +241,13 @@ func (w *world) schedule() {
 			})
 		})
 	}
+}
+
+// turnClock steps the index's clock.
+func (w *world) turnClock(d time.Duration) {
+	w.offset += d
+	w.furthest = max(w.furthest, w.offset)
+	w.note(0, "clock", d.String(), nil)
 }
 
 // replace makes x the index. Within moving, each process finds it at a time of
@@ -293,7 +324,7 @@ func (w *world) heal() {
 func (w *world) calm() {
 	w.events = slices.DeleteFunc(w.events, func(e *event) bool {
 		switch e.why {
-		case "kill", "forced", "pause", "clock", "outage", "wipe", "backup", "restart without the tail", "replica lags", "promote":
+		case "kill", "forced", "pause", "stop in a collection", "clock", "outage", "wipe", "backup", "restart without the tail", "replica lags", "promote":
 			return true
 		}
 		return false
@@ -317,6 +348,11 @@ func (w *world) play() {
 		w.heal()
 		w.live()
 	}
+	w.end()
+}
+
+// end kills what still runs, makes the lake anew from its bucket and checks.
+func (w *world) end() {
 	w.respawn = false
 	for _, p := range w.procs {
 		w.kill(p)
@@ -366,7 +402,7 @@ func (w *world) live() {
 			})
 		}
 	}
-	want := w.mix.Processes * w.mix.Catalogs
+	want := len(w.procs) * w.mix.Catalogs
 	w.run(20*time.Second, func() bool { return len(ops) == want && !slices.ContainsFunc(ops, func(o *op) bool { return !o.over }) })
 	if len(ops) < want {
 		w.violate("progress", "%d of %d writes could begin", len(ops), want)
@@ -375,6 +411,10 @@ func (w *world) live() {
 		if o.state != acked {
 			w.violate("progress", "a write without faults: %s: %v", o.state, o.err)
 		}
+	}
+	if w.mix.Purges > 0 { // whoever collects goes on with a purge whose process died: until then logs may break off at it
+		o := w.collection(500, 0)
+		w.run(time.Minute, func() bool { return o == nil || o.over })
 	}
 	w.last = w.collect(w.procs[0])
 }
@@ -390,7 +430,7 @@ func (w *world) unsettled() string {
 		}
 	}
 	for _, o := range w.ops {
-		if !o.over {
+		if !o.over && o.kind != "purge" { // that may wait for the lease of one that died erasing
 			return fmt.Sprintf("%s of %s is not answered", o.kind, o.catalog)
 		}
 	}
@@ -427,18 +467,33 @@ func every(w *world, d time.Duration, cond func() bool) func() bool {
 func (w *world) finale() {
 	w.healed = true
 	w.calm()
-	x := memory.NewIndex(memory.Options{Clock: func() time.Time { return time.Now().Add(w.offset) }})
-	w.replace(x, 0)
-	p := w.boot(0, bootMode{})
-	for i := 1; i < len(w.procs); i++ {
-		w.procs[i] = nil
-	}
-	if !w.run(2*time.Minute, func() bool { return p.engine != nil || p.dead.Load() }) || p.engine == nil {
-		w.violate("rebuild", "a fresh engine does not open the lake")
+	clear(w.procs)
+	p := w.anew()
+	if p == nil {
 		return
 	}
 	w.rebuilt = w.collect(p)
 	w.drainEvents(p)
+	if w.mix.Purges == 0 {
+		return
+	}
+	w.erased(p)
+	w.kill(p)
+	w.run(time.Minute, func() bool { return w.graves == 0 })
+	if p = w.anew(); p != nil {
+		w.cleared = w.collect(p)
+	}
+}
+
+// anew opens a lake of which only the bucket is left.
+func (w *world) anew() *process {
+	w.replace(memory.NewIndex(memory.Options{Clock: func() time.Time { return time.Now().Add(w.offset) }}), 0)
+	p := w.boot(0, bootMode{erases: w.mix.Purges > 0})
+	if !w.run(2*time.Minute, func() bool { return p.engine != nil || p.dead.Load() }) || p.engine == nil {
+		w.violate("rebuild", "a fresh engine does not open the lake")
+		return nil
+	}
+	return p
 }
 
 // final is what a lake shows of a catalog.
@@ -499,6 +554,10 @@ func wholeLog(ctx context.Context, e *engine.Engine, catalog string, page int) (
 	var after engine.Version
 	for {
 		p, err := e.Log(ctx, engine.LogRequest{Catalog: catalog, After: after, Limit: page})
+		if errors.Is(err, engine.ErrHistoryGone) { // given up between two pages
+			all, after = nil, engine.Version{}
+			continue
+		}
 		if errors.Is(err, engine.ErrNotFound) {
 			return all, nil
 		}

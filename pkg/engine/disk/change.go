@@ -242,18 +242,6 @@ func (c *change) decide(segment engine.SegmentID, p *planRecord, i int, state en
 	return err
 }
 
-// collect makes garbage of a segment whose runs were all folded and decided. One
-// that never had a committed run here is not garbage: its key holds a tombstone.
-func (c *change) collect(segment engine.SegmentID, r *refsRecord) {
-	if _, open := c.s.undecided[segment]; open && !slices.Contains(c.decided, segment) {
-		return
-	}
-	if r.known && r.live == 0 && r.garbage == 0 {
-		r.garbage = max(1, c.now)
-		c.set(keyGarbage(c.s.number, r.garbage, segment), nil)
-	}
-}
-
 // drop gives the operation up.
 func (c *change) drop(err error) error {
 	if c.batch != nil {

@@ -49,7 +49,7 @@
 // commits are not synced; a kill, and a power cut all the more, take the last of
 // them away. What is left is the index as it was after some operation, with
 // everything before it. What is synced: Fence, Open and SetEvents, Close, and
-// everything so far whenever Garbage or Referenced answer that an object may be
+// everything so far whenever Garbage or Unused answer that an object may be
 // deleted.
 //
 // CLEAN is made at the end of Close and removed, durably, before an open does

@@ -60,6 +60,11 @@ func (x *Index) Fence(ctx context.Context, shard int, n uint64) error {
 	case s.n == n:
 		return nil
 	}
+	if s.n == 0 { // of a condemned shard
+		if err := x.wipe(ctx, s); err != nil {
+			return fmt.Errorf("fence index shard %d: empty it: %w", shard, err)
+		}
+	}
 	c := x.begin(s, 0)
 	c.rec.n, c.rec.open = n, false
 	if err := c.commit(true); err != nil {
@@ -123,6 +128,11 @@ func (x *Index) Restore(ctx context.Context, shard int, n uint64, r engine.Resto
 			return fmt.Errorf("restore an id of %q in index shard %d: %w", id.Catalog, shard, err)
 		}
 	}
+	for _, s := range r.Segments {
+		if err := checkSegment(s); err != nil {
+			return fmt.Errorf("restore segments in index shard %d: %w", shard, err)
+		}
+	}
 	return x.opening(ctx, "restore", shard, n, func(c *change) error {
 		for _, e := range r.Snapshots {
 			if err := c.restoreSnapshot(ctx, e); err != nil {
@@ -138,13 +148,25 @@ func (x *Index) Restore(ctx context.Context, shard int, n uint64, r engine.Resto
 				if err := c.insert(e.Catalog, e.Run, e.Author); err != nil {
 					return err
 				}
+			} else if r.Republish {
+				c.event(engine.Event{
+					V: 1, Catalog: e.Catalog, Kind: engine.EventCommitted, First: e.Run.First, Version: e.Run.Last, Prev: e.Prev,
+					Count: int64(e.Run.N), Bytes: e.Run.Len, Author: e.Author, Writer: e.Run.Segment.Writer, Time: c.now,
+				})
 			}
 			c.restoreID(e.Catalog, e.ID)
 		}
 		for _, id := range r.IDs {
 			c.restoreID(id.Catalog, id)
 		}
-		return c.end(len(r.Runs)+len(r.Snapshots)+len(r.IDs) > 0)
+		for _, segment := range r.Segments {
+			ref, err := c.ref(segment)
+			if err != nil {
+				return err
+			}
+			c.unneeded(segment, ref)
+		}
+		return c.end(len(r.Runs)+len(r.Snapshots)+len(r.IDs)+len(r.Segments) > 0)
 	})
 }
 

@@ -14,7 +14,9 @@ const pointDeletes = 4096
 
 // Fold registers a snapshot by compare-and-set and trims the live log. The runs
 // that it trims are counted before the shard is locked: below the latest
-// snapshot's successor they do not change.
+// snapshot's successor none comes or goes. They may move to another segment, though,
+// and then they are counted again: whose reference is given up decides what is
+// garbage.
 func (x *Index) Fold(ctx context.Context, f engine.Fold) error {
 	if err := x.fold(ctx, f); err != nil {
 		return fmt.Errorf("fold %q at %s: %w", f.Catalog, f.Snapshot.Stop, err)
@@ -32,17 +34,29 @@ func (x *Index) fold(ctx context.Context, f engine.Fold) error {
 	}
 	defer end()
 	s := x.shards[engine.Shard(f.Catalog)]
-	if err := s.look(f.Epoch, func() error { return nil }); err != nil {
+	var moves uint64
+	if err := s.look(f.Epoch, func() error { moves = s.moves; return nil }); err != nil {
 		return err
 	}
-	t, err := x.trimmed(ctx, f.Catalog, f.Snapshot.Start, f.Snapshot.Stop)
-	if err != nil {
-		return err
+	kind, prev := engine.EventSnapshotted, f.Snapshot.Start
+	var t trim
+	if !f.Snapshot.Purged() {
+		if t, err = x.trimmed(ctx, f.Catalog, f.Snapshot.Start, f.Snapshot.Stop); err != nil {
+			return err
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.works(f.Epoch); err != nil {
 		return err
+	}
+	if f.Snapshot.Purged() { // follows any snapshot: only now it is certain which
+		kind, prev = engine.EventPurged, engine.Version{}
+	}
+	if f.Snapshot.Purged() || s.moves != moves {
+		if t, err = x.trimmed(ctx, f.Catalog, prev, f.Snapshot.Stop); err != nil {
+			return err
+		}
 	}
 	c, err := x.work(s, now)
 	if err != nil {
@@ -52,7 +66,8 @@ func (x *Index) fold(ctx context.Context, f engine.Fold) error {
 	if err != nil {
 		return c.drop(err)
 	}
-	if h.snap.Stop != f.Snapshot.Start || t.runs == 0 || t.last != f.Snapshot.Stop {
+	follows := h.snap.Stop == f.Snapshot.Start || f.Snapshot.Purged() && h.snap.Stop.Less(f.Snapshot.Stop)
+	if !follows || t.runs == 0 || t.last != f.Snapshot.Stop {
 		repeated, err := x.registered(f.Catalog, f.Snapshot)
 		if err == nil && !repeated {
 			err = engine.ErrStale
@@ -66,7 +81,7 @@ func (x *Index) fold(ctx context.Context, f engine.Fold) error {
 		return c.drop(err)
 	}
 	c.event(engine.Event{
-		V: 1, Catalog: f.Catalog, Kind: engine.EventSnapshotted, First: t.first, Version: f.Snapshot.Stop, Prev: f.Snapshot.Start,
+		V: 1, Catalog: f.Catalog, Kind: kind, First: t.first, Version: f.Snapshot.Stop, Prev: prev,
 		Count: t.deltas, Bytes: f.Snapshot.DocBytes, Time: now,
 		LiveDeltas: h.deltas, LiveBytes: h.bytes, DocBytes: h.snap.DocBytes,
 	})

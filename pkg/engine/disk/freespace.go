@@ -41,3 +41,9 @@ func (f *freeSpace) check() error {
 	}
 	return fmt.Errorf("%w: the disk of %s has %d MiB left, no writes are taken below %d MiB; make room", engine.ErrUnavailable, f.dir, f.free>>20, f.min>>20)
 }
+
+// FreeSpace is how many bytes the file system of a path has left for this user.
+func FreeSpace(path string) (uint64, error) {
+	u, err := vfs.Default.GetDiskUsage(path)
+	return u.AvailBytes, err
+}

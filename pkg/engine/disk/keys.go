@@ -24,6 +24,7 @@ import (
 //	x shard time(8) segment(32)        decided segment: its plan may go planTTL after the time
 //	f shard segment(32)                runs that a segment has in the live log
 //	g shard time(8) segment(32)        segment without such runs, since
+//	d shard time(8) name 00 start(8) stop(8)   dropped snapshot, since
 //	o shard number(8)                  outbox
 //	i name 00 id                       idempotency id of a catalog
 //	y shard time(8) name 00 id         its receipt may go after the time
@@ -44,6 +45,7 @@ const (
 	tableDecided   = 'x'
 	tableRefs      = 'f'
 	tableGarbage   = 'g'
+	tableDropped   = 'd'
 	tableOutbox    = 'o'
 	tableID        = 'i'
 	tableReceipt   = 'y'

@@ -3,6 +3,7 @@ package disk
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/jsonlake/lake/pkg/engine"
 	"github.com/jsonlake/lake/pkg/engine/merge"
@@ -310,17 +311,13 @@ func (r *refsRecord) decode(b []byte) error {
 	return d.end()
 }
 
-var eventKinds = [...]engine.EventKind{1: engine.EventCommitted, 2: engine.EventSnapshotted}
+var eventKinds = [...]engine.EventKind{1: engine.EventCommitted, 2: engine.EventSnapshotted, 3: engine.EventPurged}
 
 func appendEvents(b []byte, events []engine.Event) []byte {
 	b = binary.AppendUvarint(b, uint64(len(events)))
 	for i := range events {
 		e := &events[i]
-		kind := byte(1)
-		if e.Kind == engine.EventSnapshotted {
-			kind = 2
-		}
-		b = append(b, kind)
+		b = append(b, byte(max(1, slices.Index(eventKinds[:], e.Kind))))
 		b = appendString(b, e.Catalog)
 		b = appendVersion(b, e.First)
 		b = appendVersion(b, e.Version)

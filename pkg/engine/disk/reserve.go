@@ -101,7 +101,7 @@ func (c *change) reserve(p engine.PreCommit, mine []int32, answer []engine.Reser
 		if err != nil {
 			return false, err
 		}
-		if answer[i], err = c.admit(h, r); err != nil {
+		if answer[i], err = c.admit(h, r, p.MaxLive); err != nil {
 			return false, err
 		}
 		if answer[i].State != engine.ReserveOK {
@@ -141,8 +141,8 @@ func (c *change) reserve(p engine.PreCommit, mine []int32, answer []engine.Reser
 }
 
 // admit says whether a run may be reserved: by its id, the catalog's gate, its
-// expectation and the catalog's pace, in this order.
-func (c *change) admit(h *changedHead, r *engine.Reserve) (engine.Reserved, error) {
+// expectation, its live log and its pace, in this order.
+func (c *change) admit(h *changedHead, r *engine.Reserve, maxLive int64) (engine.Reserved, error) {
 	s := c.s
 	if r.ID != "" {
 		id, err := c.id(r.Catalog, r.ID)
@@ -168,6 +168,9 @@ func (c *change) admit(h *changedHead, r *engine.Reserve) (engine.Reserved, erro
 		case h.head.Compare(*r.Expect) != 0:
 			return engine.Reserved{State: engine.ReserveConflict, Head: h.head}, nil
 		}
+	}
+	if maxLive > 0 && h.deltas > maxLive {
+		return engine.Reserved{State: engine.ReserveFull}, nil
 	}
 	// A catalog may borrow its ids from the next second, no more. Time that steps
 	// back must not make it wait, so the greatest time ever seen counts. The runs

@@ -18,12 +18,14 @@ type shard struct {
 	mu     sync.RWMutex
 	shardRecord
 	same      bool                       // this is the shard that was fenced; false after an unclean stop
+	emptied   uint64                     // the epoch in which this process emptied the shard
 	undecided map[engine.SegmentID]int64 // since when, ms
 	oldest    uint64                     // number of the oldest entry that the outbox may have
 	plans     expiry                     // decided plans
 	receipts  expiry                     // of idempotency ids
 	gates     map[string]gate            // of catalogs; a second, so they need no disk
 	saved     int64                      // ms; the mark on the disk
+	moves     uint64                     // how often live runs moved to another segment
 
 	soft    sync.Mutex // guards what is not on the disk
 	writers map[string]int64

@@ -80,6 +80,23 @@ func (x *Index) view(ctx context.Context, epoch uint64, catalog string, after en
 	return v, nil
 }
 
+// TellHead reads the head at once: it is in memory when it is asked for often.
+func (x *Index) TellHead(epoch uint64, catalog string, at engine.Version, f func(unchanged, pending bool)) bool {
+	_, end, err := x.enter(context.Background())
+	if err != nil {
+		f(false, false)
+		return true
+	}
+	defer end()
+	var h headRecord
+	err = x.shards[engine.Shard(catalog)].look(epoch, func() error {
+		_, err := x.read(keyHead(catalog), h.decode)
+		return err
+	})
+	f(err == nil && h.head == at && !at.IsZero(), err == nil && len(h.open) > 0)
+	return true
+}
+
 // Snapshots lists the snapshots of a catalog that stop after after.
 func (x *Index) Snapshots(ctx context.Context, epoch uint64, catalog string, after engine.Version, limit int) ([]engine.Snapshot, error) {
 	var list []engine.Snapshot

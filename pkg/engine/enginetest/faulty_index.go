@@ -107,14 +107,39 @@ func (x *FaultyIndex) Resolve(ctx context.Context, shard int, n uint64, segment 
 	return x.do(ctx, "Resolve", segment.String(), func() error { return x.index.Resolve(ctx, shard, n, segment, committed) })
 }
 
-// Forget implements engine.Maintenance.
-func (x *FaultyIndex) Forget(ctx context.Context, epoch uint64, shard int, segment engine.SegmentID) error {
-	return x.do(ctx, "Forget", segment.String(), func() error { return x.index.Forget(ctx, epoch, shard, segment) })
+// Unused implements engine.Maintenance.
+func (x *FaultyIndex) Unused(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]time.Time, error) {
+	return ask(&x.injector, ctx, "Unused", "", func() ([]time.Time, error) { return x.index.Unused(ctx, epoch, segments) })
 }
 
-// Referenced implements engine.Maintenance.
-func (x *FaultyIndex) Referenced(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]bool, error) {
-	return ask(&x.injector, ctx, "Referenced", "", func() ([]bool, error) { return x.index.Referenced(ctx, epoch, segments) })
+// Forget implements engine.Maintenance.
+func (x *FaultyIndex) Forget(ctx context.Context, epoch uint64, shard int, list []engine.Garbage) error {
+	return x.do(ctx, "Forget", "", func() error { return x.index.Forget(ctx, epoch, shard, list) })
+}
+
+// Live implements engine.Maintenance.
+func (x *FaultyIndex) Live(ctx context.Context, epoch uint64, shard int, older int64, limit int) ([]engine.SegmentID, error) {
+	return ask(&x.injector, ctx, "Live", "", func() ([]engine.SegmentID, error) { return x.index.Live(ctx, epoch, shard, older, limit) })
+}
+
+// Relocate implements engine.Maintenance.
+func (x *FaultyIndex) Relocate(ctx context.Context, r engine.Relocate) ([]bool, error) {
+	return ask(&x.injector, ctx, "Relocate", r.To.String(), func() ([]bool, error) { return x.index.Relocate(ctx, r) })
+}
+
+// Condemn implements engine.Maintenance.
+func (x *FaultyIndex) Condemn(ctx context.Context, epoch uint64, shard int) error {
+	return x.do(ctx, "Condemn", "", func() error { return x.index.Condemn(ctx, epoch, shard) })
+}
+
+// Empty implements engine.Maintenance.
+func (x *FaultyIndex) Empty(ctx context.Context, shard int, n uint64) error {
+	return x.do(ctx, "Empty", "", func() error { return x.index.Empty(ctx, shard, n) })
+}
+
+// Drop implements engine.Index.
+func (x *FaultyIndex) Drop(ctx context.Context, d engine.Drop) (int, error) {
+	return ask(&x.injector, ctx, "Drop", d.Catalog, func() (int, error) { return x.index.Drop(ctx, d) })
 }
 
 // Outcome implements engine.Index.

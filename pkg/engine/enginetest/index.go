@@ -34,7 +34,7 @@ type SteppedClock interface {
 func TestIndex(t *testing.T, open func(t *testing.T) IndexUnderTest) {
 	t.Helper()
 	for _, group := range [][]indexCase{
-		epochCases, commitCases, viewCases, foldCases, listCases, maintenanceCases, recoveryCases, outboxCases, leaseCases, idCases, raceCases, randomCases,
+		epochCases, commitCases, viewCases, headCases, foldCases, listCases, maintenanceCases, garbageCases, purgeCases, recoveryCases, outboxCases, leaseCases, idCases, raceCases, randomCases,
 	} {
 		for _, c := range group {
 			t.Run(c.name, func(t *testing.T) {

@@ -327,6 +327,29 @@ var commitCases = []indexCase{
 			f.Fatalf("got %+v, want it committed and nothing pending", v)
 		}
 	}},
+	{name: "Commit/nothing is added to a long log", run: func(f *fixture) {
+		orders := catalogIn(engine.Shard("users"), 0) // one plan for both
+		f.write("users", 3)
+		run := f.write("users", 2)
+		ask := func(most int64) (states [3]engine.ReserveState) {
+			f.Helper()
+			s := f.segment()
+			res, err := f.x.PreCommit(f.Context(), engine.PreCommit{Epoch: f.epoch, Segment: s, MaxLive: most, Runs: []engine.Reserve{reserve("users", 1), reserve(orders, 1), reserve("users", 1)}})
+			f.ok(err)
+			for i, r := range res.Runs {
+				f.ok(r.Err)
+				states[i] = r.State
+			}
+			f.ok(f.x.Rollback(f.Context(), engine.Rollback{Epoch: f.epoch, Segment: s, Shards: []int{engine.Shard("users")}}))
+			return states
+		}
+		const full = engine.ReserveFull
+		f.equal("no bound", ask(0), [3]engine.ReserveState{})
+		f.equal("at the bound", ask(5), [3]engine.ReserveState{})
+		f.equal("over it", ask(4), [3]engine.ReserveState{full, engine.ReserveOK, full})
+		f.ok(f.x.Fold(f.Context(), engine.Fold{Epoch: f.epoch, Catalog: "users", Snapshot: snapshot(engine.Version{}, run.Last)}))
+		f.equal("folded", ask(4), [3]engine.ReserveState{})
+	}},
 	{name: "Commit/a clock that steps back neither reuses nor paces", clock: true, run: func(f *fixture) {
 		a := f.write("users", 5)
 		f.setTime(start.Add(-secs(3600)))

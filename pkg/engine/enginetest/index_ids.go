@@ -1,7 +1,6 @@
 package enginetest
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/jsonlake/lake/pkg/engine"
@@ -155,30 +154,36 @@ var idCases = []indexCase{
 		f.committed(s, place("users", open, 1))
 		testGateEnds(f)
 	}},
+	{name: "Expect/a gate ends", clock: true, run: func(f *fixture) {
+		others := func() engine.ReserveState { return f.preCommit(f.segment(), reserve("users", 1))[0].State }
+		f.setTime(start.Add(time.Hour))
+		f.reserveOne(f.segment(), "users", 1)
+		closed := func() {
+			f.Helper()
+			f.equal("with a gate", f.preCommit(f.segment(), expecting("users", engine.Version{}, "token"))[0].State, engine.ReserveUndecided)
+			f.equal("others wait", others(), engine.ReservePaced)
+		}
+		closed()
+		f.setTime(start.Add(time.Hour + engine.GateTTL + time.Millisecond))
+		f.equal("after its time", others(), engine.ReserveOK)
+		closed()
+		f.setTime(start) // it would last for an hour by this clock
+		f.equal("after a step back", others(), engine.ReserveOK)
+	}},
+	{name: "ID/kept by a clock that steps back", clock: true, run: func(f *fixture) {
+		f.setTime(start.Add(time.Hour))
+		r := withID("users", "id-1", 1)
+		s := f.segment()
+		first := f.preCommit(s, r)[0].First
+		f.commitID(s, r, first)
+		f.setTime(start)
+		f.equal("duplicate", f.preCommit(f.segment(), r)[0], engine.Reserved{State: engine.ReserveDuplicate, First: first, N: 1})
+	}},
 	{name: "Expect/within one segment", run: func(f *fixture) {
 		got := f.preCommit(f.segment(), reserve("users", 1), expecting("users", engine.Version{}, ""))
 		if got[0].State != engine.ReserveOK || got[1].State != engine.ReserveUndecided {
 			f.Fatalf("got %+v, want the second undecided", got)
 		}
-	}},
-	{name: "Garbage/forget and referenced", run: func(f *fixture) {
-		a := f.write("users", 1)
-		b := f.write("users", 1)
-		open := f.segment()
-		f.reserveOne(open, "orders", 1)
-		never := f.segment()
-		f.ok(f.fold("users", engine.Version{}, a.Last))
-		got, err := f.x.Referenced(f.Context(), f.epoch, []engine.SegmentID{a.Segment, b.Segment, open, never})
-		f.ok(err)
-		f.equal("referenced", fmt.Sprint(got), "[false true true false]")
-		shard := engine.Shard("users")
-		f.equal("garbage", f.garbage(shard), []engine.SegmentID{a.Segment})
-		for range 2 {
-			f.ok(f.x.Forget(f.Context(), f.epoch, shard, a.Segment))
-		}
-		f.ok(f.x.Forget(f.Context(), f.epoch, shard, b.Segment)) // which is none
-		f.equal("garbage", len(f.garbage(shard)), 0)
-		f.wantRuns("users", b)
 	}},
 }
 

@@ -168,6 +168,13 @@ var leaseCases = []indexCase{
 		})
 		f.lease(3, "relay", "b", time.Minute, false)
 	}},
+	// Whose end is farther away than that of a new lease would be was taken before
+	// the clock was stepped back; it must not be waited for, perhaps for hours.
+	{name: "Lease/does not outlive a clock stepped back", run: func(f *fixture) {
+		f.lease(3, "relay", "a", time.Hour, true)
+		f.lease(3, "relay", "b", time.Minute, true)
+		f.lease(3, "relay", "a", time.Minute, false)
+	}},
 	{name: "Lease/knows no epochs", fresh: true, run: func(f *fixture) {
 		f.lease(0, "epoch", "a", time.Minute, true)
 		f.begin(1)

@@ -64,6 +64,35 @@ var raceCases = []indexCase{
 			}
 		}
 	}},
+	// What is folded leaves the segment in which it stands at that moment; the other
+	// catalog's run keeps the first one alive.
+	{name: "Race/fold against relocation", run: func(f *fixture) {
+		folded, cold := catalogIn(9, 0), catalogIn(9, 1)
+		f.ok(f.x.SetEvents(f.Context(), false))
+		var stop engine.Version
+		for range 20 {
+			s, to := f.segment(), f.segment()
+			v := f.reserve(s, reserve(folded, 1), reserve(cold, 1))
+			f.committed(s, place(folded, v[0], 1), place(cold, v[1], 1))
+			race(f.T, 2, func(i int) bool {
+				var err error
+				if i == 0 {
+					err = f.fold(folded, stop, v[0])
+				} else {
+					_, err = f.x.Relocate(f.Context(), engine.Relocate{Epoch: f.epoch, To: to, Runs: []engine.Relocation{{Catalog: folded, First: v[0], From: s, Len: 1}}})
+				}
+				if err != nil {
+					f.Error(err)
+				}
+				return true
+			})
+			stop = v[0]
+			live := f.live(9, s.Unix+1)
+			if slices.Contains(live, to.String()) || !slices.Contains(live, s.String()) || !f.unused(s)[0].IsZero() {
+				f.Fatalf("live are %v, want %s and not %s", live, s, to)
+			}
+		}
+	}},
 	{name: "Race/one of many folds", run: func(f *fixture) {
 		a, b := f.write("users", 1), f.write("users", 1)
 		won := race(f.T, 8, func(i int) bool {

@@ -327,6 +327,38 @@ var listCases = []indexCase{
 			}
 		}
 	}},
+	// Names that do not spread over the shards.
+	{name: "Catalogs/one shard", run: func(f *fixture) {
+		var names []string
+		var runs []engine.Reserve
+		for i := 0; len(names) < 250; i++ {
+			if name := fmt.Sprintf("skew/%05d", i); engine.Shard(name) == 7 || i%97 == 0 {
+				names, runs = append(names, name), append(runs, reserve(name, 1))
+			}
+		}
+		s := f.segment()
+		var places []engine.CommitRun
+		for i, first := range f.reserve(s, runs...) {
+			places = append(places, place(names[i], first, 1))
+		}
+		f.committed(s, places...)
+		for _, limit := range []int{1, 7, 100, 249, 250, 251} {
+			var got []string
+			for after := ""; ; after = got[len(got)-1] {
+				page, err := f.x.Catalogs(f.Context(), f.epoch, "skew/", after, limit)
+				f.ok(err)
+				for _, c := range page {
+					got = append(got, c.Catalog)
+				}
+				if len(page) < limit {
+					break
+				}
+			}
+			if !slices.Equal(got, names) {
+				f.Fatalf("limit %d: got %d names %.300q, want %d names %.300q", limit, len(got), got, len(names), names)
+			}
+		}
+	}},
 	{name: "Catalogs/what a line tells", run: func(f *fixture) {
 		line := func() engine.CatalogInfo {
 			page, err := f.x.Catalogs(f.Context(), f.epoch, "users", "", 10)

@@ -56,7 +56,7 @@ func (s *shard) reserve(now time.Time, p engine.PreCommit, mine []int, answer []
 	for _, i := range mine {
 		r := p.Runs[i]
 		c := s.catalog(r.Catalog)
-		if answer[i] = s.admit(now, c, r); answer[i].State != engine.ReserveOK {
+		if answer[i] = s.admit(now, c, r, p.MaxLive); answer[i].State != engine.ReserveOK {
 			continue
 		}
 		base := engine.MaxVersion(c.last, engine.Version{Sec: now.Unix()})
@@ -81,8 +81,8 @@ func (s *shard) reserve(now time.Time, p engine.PreCommit, mine []int, answer []
 }
 
 // admit says whether a run may be reserved: by its id, the catalog's gate, its
-// expectation and the catalog's pace, in this order.
-func (s *shard) admit(now time.Time, c *catalog, r engine.Reserve) engine.Reserved {
+// expectation, its live log and its pace, in this order.
+func (s *shard) admit(now time.Time, c *catalog, r engine.Reserve, maxLive int64) engine.Reserved {
 	if known := c.known(now, r.ID); known.State != engine.IDUnknown {
 		return knownID(known, r)
 	}
@@ -99,6 +99,11 @@ func (s *shard) admit(now time.Time, c *catalog, r engine.Reserve) engine.Reserv
 			return engine.Reserved{State: engine.ReserveUndecided}
 		case c.head != *r.Expect:
 			return engine.Reserved{State: engine.ReserveConflict, Head: c.head}
+		}
+	}
+	if maxLive > 0 {
+		if deltas, _ := c.live(); deltas > maxLive {
+			return engine.Reserved{State: engine.ReserveFull}
 		}
 	}
 	// The space of ids is MaxSeq a second. A catalog may borrow from the next
@@ -192,7 +197,7 @@ func (x *Index) Commit(ctx context.Context, c engine.Commit) ([]engine.Committed
 		for _, i := range mine {
 			answer[i] = s.commit(now, c.Segment, c.Runs[i], &events)
 		}
-		s.publish(x.events, events.list)
+		s.publish(now, x.events, events.list)
 	}
 	return answer, nil
 }
@@ -237,7 +242,7 @@ func (s *shard) insert(now time.Time, name string, run engine.Run, author string
 	c.head = run.Last
 	c.last = engine.MaxVersion(c.last, run.Last)
 	s.refs[run.Segment]++
-	delete(s.garbage, run.Segment)
+	delete(s.garbage, piece{segment: run.Segment})
 	deltas, bytes := c.live()
 	events.committed(engine.Event{
 		V: 1, Catalog: name, Kind: engine.EventCommitted, First: run.First, Version: run.Last, Prev: prev,

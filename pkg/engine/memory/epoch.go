@@ -55,7 +55,7 @@ func (x *Index) Fence(ctx context.Context, shard int, n uint64) error {
 	case s.n > n:
 		return fmt.Errorf("fence shard %d at epoch %d, it is at %d: %w", shard, n, s.n, engine.ErrEpoch)
 	case s.n < n:
-		s.n, s.open, s.fencedOn = n, false, x.self
+		s.n, s.open, s.emptied, s.fencedOn = n, false, false, x.self
 	}
 	return nil
 }
@@ -108,14 +108,29 @@ func (x *Index) Restore(ctx context.Context, shard int, n uint64, r engine.Resto
 	for _, e := range r.Runs {
 		if s.catalog(e.Catalog).head.Less(e.Run.First) {
 			s.insert(now, e.Catalog, e.Run, e.Author, &events)
+		} else if r.Republish {
+			events.committed(pastEvent(now, e))
 		}
 		s.receipt(now, e.Catalog, e.ID)
 	}
 	for _, id := range r.IDs {
 		s.receipt(now, id.Catalog, id)
 	}
-	s.publish(x.events, events.list)
+	s.publish(now, x.events, events.list)
+	for _, segment := range r.Segments {
+		if s.refs[segment] == 0 && !s.plans[segment].undecided() {
+			s.discard(now, piece{segment: segment})
+		}
+	}
 	return nil
+}
+
+// pastEvent tells of a run that is folded already.
+func pastEvent(now time.Time, e engine.RestoreRun) engine.Event {
+	return engine.Event{
+		V: 1, Catalog: e.Catalog, Kind: engine.EventCommitted, First: e.Run.First, Version: e.Run.Last, Prev: e.Prev,
+		Count: int64(e.Run.N), Bytes: e.Run.Len, Author: e.Author, Writer: e.Run.Segment.Writer, Time: now.UnixMilli(),
+	}
 }
 
 // receipt restores an idempotency id.

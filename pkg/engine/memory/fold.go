@@ -31,14 +31,20 @@ func (x *Index) Fold(ctx context.Context, f engine.Fold) error {
 		}
 	}
 	endsRun := slices.ContainsFunc(c.runs, func(r engine.Run) bool { return r.Last == f.Snapshot.Stop })
-	if c.snapshot().Stop != f.Snapshot.Start || !endsRun {
+	follows := c.snapshot().Stop == f.Snapshot.Start && f.Snapshot.Start.Less(f.Snapshot.Stop)
+	kind, prev := engine.EventSnapshotted, f.Snapshot.Start
+	if f.Snapshot.Purged() {
+		follows = c.snapshot().Stop.Less(f.Snapshot.Stop)
+		kind, prev = engine.EventPurged, engine.Version{}
+	}
+	if !follows || !endsRun {
 		return fmt.Errorf("fold %q at %s: %w", f.Catalog, f.Snapshot.Stop, engine.ErrStale)
 	}
 	first := c.runs[0].First
 	folded := s.adopt(now, c, f.Snapshot)
 	deltas, bytes := c.live()
-	s.publish(x.events, []engine.Event{{
-		V: 1, Catalog: f.Catalog, Kind: engine.EventSnapshotted, First: first, Version: f.Snapshot.Stop, Prev: f.Snapshot.Start,
+	s.publish(now, x.events, []engine.Event{{
+		V: 1, Catalog: f.Catalog, Kind: kind, First: first, Version: f.Snapshot.Stop, Prev: prev,
 		Count: folded, Bytes: f.Snapshot.DocBytes, Time: now.UnixMilli(),
 		LiveDeltas: deltas, LiveBytes: bytes, DocBytes: f.Snapshot.DocBytes,
 	}})
@@ -63,14 +69,4 @@ func (s *shard) adopt(now time.Time, c *catalog, snapshot engine.Snapshot) (fold
 	}
 	c.runs = keep
 	return folded
-}
-
-// collect makes garbage of a segment whose runs were all folded. One that still
-// has undecided runs is left until they are decided; one that never had a
-// committed run here is not garbage: its key holds a tombstone.
-func (s *shard) collect(now time.Time, segment engine.SegmentID) {
-	if count, known := s.refs[segment]; known && count == 0 && !s.plans[segment].undecided() {
-		delete(s.refs, segment)
-		s.garbage[segment] = now
-	}
 }

@@ -52,6 +52,7 @@ type server struct{ _ byte }
 type shard struct {
 	n        uint64
 	open     bool
+	emptied  bool      // in this epoch
 	floor    int64     // no version is given at or below this second
 	mark     time.Time // the greatest time of accepted work
 	fencedOn *server   // nil: never fenced
@@ -60,7 +61,7 @@ type shard struct {
 	plans    map[engine.SegmentID]*plan
 	decided  []engine.SegmentID // plans in the order in which they were decided, for planTTL
 	refs     map[engine.SegmentID]int
-	garbage  map[engine.SegmentID]time.Time
+	garbage  map[piece]time.Time
 	writers  map[string]time.Time
 	leases   map[string]lease
 	outbox   []entry
@@ -151,16 +152,20 @@ func NewIndex(o Options) *Index {
 	}
 	x := &Index{clock: o.Clock, exclusive: o.Exclusive, self: new(server)}
 	for s := range x.shards {
-		x.shards[s] = &shard{
-			catalogs: make(map[string]*catalog),
-			plans:    make(map[engine.SegmentID]*plan),
-			refs:     make(map[engine.SegmentID]int),
-			garbage:  make(map[engine.SegmentID]time.Time),
-			writers:  make(map[string]time.Time),
-			leases:   make(map[string]lease),
-		}
+		x.shards[s] = newShard()
 	}
 	return x
+}
+
+func newShard() *shard {
+	return &shard{
+		catalogs: make(map[string]*catalog),
+		plans:    make(map[engine.SegmentID]*plan),
+		refs:     make(map[engine.SegmentID]int),
+		garbage:  make(map[piece]time.Time),
+		writers:  make(map[string]time.Time),
+		leases:   make(map[string]lease),
+	}
 }
 
 // Clone copies the index as it stands into one that is another server: it

@@ -3,7 +3,6 @@ package memory
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -85,66 +84,6 @@ func (x *Index) Plan(ctx context.Context, epoch uint64, shard int, segment engin
 		return nil, nil
 	}
 	return slices.Clone(p.runs), nil
-}
-
-// Garbage lists the segments that a shard does not need any more.
-func (x *Index) Garbage(ctx context.Context, epoch uint64, shard, limit int) ([]engine.Garbage, error) {
-	if limit < 1 {
-		return nil, fmt.Errorf("list at most %d segments: %w", limit, engine.ErrInvalid)
-	}
-	_, err := x.enter(ctx)
-	defer x.mu.Unlock()
-	if err != nil {
-		return nil, err
-	}
-	s, err := x.working(shard, epoch)
-	if err != nil {
-		return nil, err
-	}
-	var list []engine.Garbage
-	for segment, since := range s.garbage {
-		list = append(list, engine.Garbage{Segment: segment, Since: since})
-	}
-	slices.SortFunc(list, func(a, b engine.Garbage) int {
-		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Segment.String(), b.Segment.String()))
-	})
-	return list[:min(limit, len(list))], nil
-}
-
-// Forget strikes a segment from a shard's garbage.
-func (x *Index) Forget(ctx context.Context, epoch uint64, shard int, segment engine.SegmentID) error {
-	now, err := x.enter(ctx)
-	defer x.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	s, err := x.working(shard, epoch)
-	if err != nil {
-		return err
-	}
-	s.work(now)
-	delete(s.garbage, segment)
-	return nil
-}
-
-// Referenced tells which segments some shard still needs.
-func (x *Index) Referenced(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]bool, error) {
-	_, err := x.enter(ctx)
-	defer x.mu.Unlock()
-	if err != nil {
-		return nil, err
-	}
-	needed := make([]bool, len(segments))
-	for number := range x.shards {
-		s, err := x.working(number, epoch)
-		if err != nil {
-			return nil, err
-		}
-		for i, segment := range segments {
-			needed[i] = needed[i] || s.refs[segment] > 0 || s.plans[segment].undecided()
-		}
-	}
-	return needed, nil
 }
 
 // Outcome tells what is known of an idempotency id.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/jsonlake/lake/pkg/engine"
 )
@@ -11,6 +12,7 @@ import (
 // entry of an outbox: what one commit, fold or restore changed in a shard.
 type entry struct {
 	id     uint64
+	at     time.Time // when it was written
 	events []engine.Event
 }
 
@@ -32,12 +34,12 @@ func (l *eventList) committed(e engine.Event) {
 	l.list = append(l.list, e)
 }
 
-func (s *shard) publish(on bool, events []engine.Event) {
+func (s *shard) publish(now time.Time, on bool, events []engine.Event) {
 	if !on || len(events) == 0 {
 		return
 	}
 	s.entries++
-	s.outbox = append(s.outbox, entry{id: s.entries, events: events})
+	s.outbox = append(s.outbox, entry{id: s.entries, at: now, events: events})
 }
 
 // SetEvents turns the outbox on or off.

@@ -37,6 +37,13 @@ func (x *Index) View(ctx context.Context, epoch uint64, catalog string, after en
 	return v, nil
 }
 
+// TellHead asks View.
+func (x *Index) TellHead(epoch uint64, catalog string, at engine.Version, f func(unchanged, pending bool)) bool {
+	v, err := x.View(context.Background(), epoch, catalog, at)
+	f(err == nil && v.Head == at && !at.IsZero(), err == nil && v.Pending)
+	return true
+}
+
 // Snapshots lists the snapshots of a catalog that stop after after.
 func (x *Index) Snapshots(ctx context.Context, epoch uint64, catalog string, after engine.Version, limit int) ([]engine.Snapshot, error) {
 	if limit < 1 {

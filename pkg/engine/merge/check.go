@@ -70,17 +70,27 @@ func (e *BodyError) Is(target error) bool {
 // within lim, no member name or number over 64 KiB. A JSON Patch must also consist
 // of well-formed operations (RFC 6902, sections 3 and 4); that an operation
 // can never succeed is no error here but a no-op when it is merged. Delete
-// has an empty body, and the result is nil.
+// and Purge have an empty body, and the result is nil.
 //
 // Check does not retain body and the result does not share memory with it.
 func Check(t Type, body []byte, lim Limits) ([]byte, error) {
+	var c checker
+	out, err := c.check(t, body, lim)
+	if len(c.out) == 0 {
+		out = bytes.Clone(out)
+	}
+	return out, err
+}
+
+// check is Check; the result shares memory with body or with c.out.
+func (c *checker) check(t Type, body []byte, lim Limits) ([]byte, error) {
 	lim = lim.withDefaults()
 	switch {
 	case !t.Valid():
 		return nil, &BodyError{CodeInvalidJSON, fmt.Sprintf("%d is no merge type", uint8(t)), -1, ""}
-	case t == Delete:
+	case t.bare():
 		if len(body) != 0 {
-			return nil, &BodyError{CodeUnexpectedBody, "a delete has no body", 0, ""}
+			return nil, &BodyError{CodeUnexpectedBody, "a " + t.String() + " has no body", 0, ""}
 		}
 		return nil, nil
 	case int64(len(body)) > lim.MaxDocument:
@@ -96,8 +106,7 @@ func Check(t Type, body []byte, lim Limits) ([]byte, error) {
 	if bytes.HasPrefix(body, []byte("\xEF\xBB\xBF")) {
 		return nil, &BodyError{CodeInvalidJSON, "a byte order mark is not allowed (RFC 8259, section 8.1)", 0, ""}
 	}
-	c := checker{t: body, from: start, maxDepth: lim.MaxDepth}
-	end := c.value(start, 0)
+	end := c.root(body, start, lim)
 	if c.err == nil {
 		if tail := skipSpace(body, end); tail != len(body) {
 			c.fail(CodeInvalidJSON, "nothing may follow the value", tail)
@@ -106,13 +115,32 @@ func Check(t Type, body []byte, lim Limits) ([]byte, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
-	out := append(c.out, body[c.from:end]...)
+	out := c.result(end)
 	if t == JSONPatch {
 		if err := checkPatch(out, lim); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
+}
+
+// root checks the value that begins at t[at], whatever was checked before.
+func (c *checker) root(t []byte, at int, lim Limits) (end int) {
+	c.t, c.from, c.maxDepth, c.err = t, at, lim.MaxDepth, nil
+	c.out, c.place, c.names = c.out[:0], c.place[:0], c.names[:0]
+	if end = quick(t, at, lim.MaxDepth); end >= 0 {
+		return end
+	}
+	return c.value(at, 0)
+}
+
+// result is the value that ends at end, without its white space.
+func (c *checker) result(end int) []byte {
+	if len(c.out) == 0 {
+		return c.t[c.from:end:end]
+	}
+	c.out = append(c.out, c.t[c.from:end]...)
+	return c.out
 }
 
 func checkPatch(body []byte, lim Limits) error {

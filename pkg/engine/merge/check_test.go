@@ -162,6 +162,12 @@ func checkAgainstLibrary(t *testing.T, body []byte) {
 	if err := json.Compact(&want, body); err != nil {
 		t.Fatal(err)
 	}
+	if end := quick(body, 0, hardMaxDepth); end >= 0 {
+		c := checker{t: body, maxDepth: hardMaxDepth}
+		if slow := c.value(0, 0); slow != end || c.err != nil || c.from != 0 {
+			t.Fatalf("%q: quick stops at %d, the checker at %d (%v)", body, end, slow, c.err)
+		}
+	}
 	// json.Compact leaves U+2028 and <>& alone: only white space differs.
 	if !bytes.Equal(got, want.Bytes()) {
 		t.Fatalf("%q: got %s, want %s", body, got, want.Bytes())
@@ -213,6 +219,29 @@ func TestQuoteIsInverse(t *testing.T) {
 		}
 		if want := mquote(munits(raw)); string(q) != want {
 			t.Errorf("%s: got %s, want %s", raw, q, want)
+		}
+	}
+}
+
+// TestQuick: what quick takes is plainly in order; what it leaves alone, the checker
+// judges.
+func TestQuick(t *testing.T) {
+	t.Parallel()
+	const nine = `{"a":1,"b":1,"c":1,"d":1,"e":1,"f":1,"g":1,"h":1,"i":1}`
+	for _, c := range []struct {
+		body string
+		left int
+		want bool
+	}{
+		{`{"w1":{"n":1,"sum":-2.5e3,"pad":"a\u0041é"}}`, 2, true}, {`[{},[],true,null,"x"]`, 2, true}, {`{"":0}`, 1, true}, {`7`, 0, true},
+		{`{"a":{}}`, 1, false}, {`[[]]`, 1, false}, {`[]`, 0, false}, {`{"a":1,"a":2}`, 9, false}, {`{"\u0061":1}`, 9, false}, {`{"a": 1}`, 9, false},
+		{`{"a" :1}`, 9, false}, {`{"a":1,}`, 9, false}, {`[1,]`, 9, false}, {`{"a":01}`, 9, false}, {`{"a":"` + "\x01" + `"}`, 9, false},
+		{nine, 9, false}, {`{"a"`, 9, false}, {`{"a":`, 9, false}, {`{`, 9, false}, {`[1`, 9, false}, {``, 9, false},
+		{`{"` + strings.Repeat("n", maxLiteral) + `":1}`, 9, false}, {strings.Repeat("1", maxLiteral+1), 9, false},
+	} {
+		end := quick([]byte(c.body), 0, c.left)
+		if got := end >= 0; got != c.want || got && end != len(c.body) {
+			t.Errorf("quick(%.60q, %d): got %d, want it taken: %v", c.body, c.left, end, c.want)
 		}
 	}
 }

@@ -3,7 +3,7 @@
 // of the lake and a pure leaf: no I/O, no clock, no randomness, no goroutines.
 //
 // Deltas are of four kinds (Type): Replace sets a value, MergePatch is RFC
-// 7396, JSONPatch is RFC 6902, Delete removes a member. docs/merge.md tells
+// 7396, JSONPatch is RFC 6902, Delete removes a member, Purge the document and its past. docs/merge.md tells
 // users what they mean; the test table "semantics" holds every awkward case.
 //
 // # Promises

@@ -14,6 +14,9 @@ func FuzzMerge(f *testing.F) {
 	for i, c := range semantics {
 		f.Add(uint64(i), []byte(c.base), []byte(strings.Join(c.deltas, "\n")))
 	}
+	// Pointers that do not begin with "/" although their first token would be fine.
+	f.Add(uint64(0), []byte(`{"a":1}`), []byte(`json-patch / [{"op":"add","path":"~0a","value":1}]
+json-patch / [{"op":"copy","path":"/b","from":"~1a"}]`))
 	f.Fuzz(func(t *testing.T, seed uint64, base, script []byte) {
 		if len(base)+len(script) > 1<<14 {
 			return

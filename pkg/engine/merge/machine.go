@@ -67,7 +67,7 @@ func (m *machine) run(i int32, d *Delta) (Reason, int) {
 	if r := m.setPath(d.Path); r != ReasonNone {
 		return r, -1
 	}
-	if d.Type != Delete {
+	if !d.Type.bare() {
 		if !d.Type.Valid() {
 			return InvalidJSON, -1
 		}
@@ -76,7 +76,7 @@ func (m *machine) run(i int32, d *Delta) (Reason, int) {
 		}
 	}
 	switch d.Type {
-	case Delete:
+	case Delete, Purge:
 		m.delete()
 	case Replace:
 		m.replace(i, trim(d.Body))

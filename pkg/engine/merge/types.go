@@ -9,21 +9,25 @@ import (
 // Type is the kind of a delta. The numbers are wire values, frozen for ever.
 type Type uint8
 
-// The four kinds of delta.
+// The kinds of delta.
 const (
 	Replace    Type = 1 // the value at the path becomes the body
 	MergePatch Type = 2 // RFC 7396
 	JSONPatch  Type = 3 // RFC 6902
 	Delete     Type = 4 // the member at the path goes away; no body
+	Purge      Type = 5 // the document goes away, and all that was before it is erased; at "/" only, no body
 )
 
-var typeNames = [...]string{Replace: "replace", MergePatch: "merge-patch", JSONPatch: "json-patch", Delete: "delete"}
+var typeNames = [...]string{Replace: "replace", MergePatch: "merge-patch", JSONPatch: "json-patch", Delete: "delete", Purge: "purge"}
 
-// Valid reports whether t is one of the four kinds.
-func (t Type) Valid() bool { return t >= Replace && t <= Delete }
+// Valid reports whether t is one of the kinds.
+func (t Type) Valid() bool { return t >= Replace && t <= Purge }
+
+// bare tells that a delta of the kind has no body.
+func (t Type) bare() bool { return t == Delete || t == Purge }
 
 // String gives the name used in headers, URLs and logs: "replace",
-// "merge-patch", "json-patch" or "delete".
+// "merge-patch", "json-patch", "delete" or "purge".
 func (t Type) String() string {
 	if !t.Valid() {
 		return fmt.Sprintf("Type(%d)", uint8(t))
@@ -33,7 +37,7 @@ func (t Type) String() string {
 
 // ParseType is the inverse of String.
 func ParseType(s string) (Type, error) {
-	for t := Replace; t <= Delete; t++ {
+	for t := Replace; t <= Purge; t++ {
 		if typeNames[t] == s {
 			return t, nil
 		}
@@ -66,7 +70,7 @@ type Delta struct {
 	// member a. It addresses object members only and knows no escapes
 	// ("/a.0" is the member "a.0"); the engine has validated it.
 	Path string
-	// Body is JSON text as [Check] normalised it; empty for Delete.
+	// Body is JSON text as [Check] normalised it; empty for Delete and Purge.
 	Body []byte
 	// Strict turns auto-parents off for a JSON Patch: plain RFC 6902. It
 	// means nothing to the other kinds.

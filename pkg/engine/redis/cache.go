@@ -3,6 +3,8 @@ package redis
 import (
 	"context"
 	"errors"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -36,24 +38,90 @@ func OpenCache(o Options) (*Cache, error) {
 	return &Cache{client: server.connect(o, nil), prefix: prefix(o.Name)}, nil
 }
 
-// Get reads a value; false when there is none.
-func (c *Cache) Get(ctx context.Context, key string) ([]byte, bool, error) {
-	value, err := c.client.Get(ctx, cacheKey(c.prefix, key)).Bytes()
-	switch {
-	case errors.Is(err, redis.Nil):
-		return nil, false, nil
-	case err != nil:
-		return nil, false, unavailable("cache get", err)
+// Get reads values in one round trip, nil where there is none.
+func (c *Cache) Get(ctx context.Context, keys []string) ([][]byte, error) {
+	pipe := c.client.Pipeline() // not MGET: in a cluster the keys are on many nodes
+	cmds := make([]*redis.StringCmd, len(keys))
+	for i, key := range keys {
+		cmds[i] = pipe.Get(ctx, cacheKey(c.prefix, key))
 	}
-	return value, true, nil
+	_, _ = pipe.Exec(ctx) // every command keeps its own error
+	values := make([][]byte, len(keys))
+	for i, cmd := range cmds {
+		value, err := cmd.Bytes()
+		var refused redis.Error // not a string: not ours
+		switch {
+		case errors.As(err, &refused): // redis.Nil is one, too
+		case err != nil:
+			return nil, unavailable("cache get", err)
+		default:
+			values[i] = value
+		}
+	}
+	return values, nil
 }
 
-// Set keeps a value for ttl, at least a millisecond.
-func (c *Cache) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
-	if err := c.client.Set(ctx, cacheKey(c.prefix, key), value, max(ttl, time.Millisecond)).Err(); err != nil {
-		return unavailable("cache set", err)
+// setBatch is the most bytes of values that are sent at once.
+const setBatch = 1 << 20
+
+// Set keeps values for ttl, at least a millisecond.
+func (c *Cache) Set(ctx context.Context, entries []engine.CacheEntry, ttl time.Duration) error {
+	for len(entries) > 0 {
+		pipe := c.client.Pipeline()
+		n := 0
+		for size := 0; n < len(entries) && (n == 0 || size+len(entries[n].Value) <= setBatch); n++ {
+			size += len(entries[n].Value)
+			pipe.Set(ctx, cacheKey(c.prefix, entries[n].Key), entries[n].Value, max(ttl, time.Millisecond))
+		}
+		if _, err := pipe.Exec(ctx); err != nil {
+			return unavailable("cache set", err)
+		}
+		entries = entries[n:]
 	}
 	return nil
+}
+
+// Erase removes what is kept of objects. It walks over the whole cache, on every
+// master of a cluster.
+func (c *Cache) Erase(ctx context.Context, objects []string) (int, error) {
+	wanted := make(map[string]bool, len(objects))
+	for _, key := range objects {
+		wanted[key] = true
+	}
+	var erased atomic.Int64
+	walk := func(ctx context.Context, client redis.Cmdable) error {
+		begin := cacheKey(c.prefix, "")
+		for cursor := uint64(0); ; {
+			page, next, err := client.Scan(ctx, cursor, begin+"*", 1000).Result()
+			if err != nil {
+				return err
+			}
+			for _, key := range page {
+				object, _, _ := strings.Cut(strings.TrimPrefix(key, begin), ":") // an object key has no colon
+				if !wanted[object] {
+					continue
+				}
+				n, err := client.Unlink(ctx, key).Result()
+				if err != nil {
+					return err
+				}
+				erased.Add(n)
+			}
+			if cursor = next; cursor == 0 {
+				return nil
+			}
+		}
+	}
+	var err error
+	if cluster, ok := c.client.(*redis.ClusterClient); ok {
+		err = cluster.ForEachMaster(ctx, func(ctx context.Context, client *redis.Client) error { return walk(ctx, client) })
+	} else {
+		err = walk(ctx, c.client)
+	}
+	if err != nil {
+		return int(erased.Load()), unavailable("cache erase", err)
+	}
+	return int(erased.Load()), nil
 }
 
 // Close closes the connections. It may be repeated.

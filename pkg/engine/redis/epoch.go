@@ -2,9 +2,13 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/jsonlake/lake/pkg/engine"
 )
@@ -104,14 +108,51 @@ func (x *Index) purge(ctx context.Context, shard int) error {
 			c.keys = append(c.keys, k.deltaOf(b64), k.snapOf(b64))
 			c.args = append(c.args, name)
 		}
+		ids, err := x.plannedIDs(ctx, shard, segments)
+		if err != nil {
+			return err
+		}
 		for _, s := range segments {
 			c.keys = append(c.keys, k.planOf(s))
 		}
+		c.keys = append(c.keys, ids...)
 		x.run(ctx, x.admin, []*call{c})
 		if c.err != nil || c.status == "DONE" || last == "1" {
 			return c.err
 		}
 	}
+}
+
+// plannedIDs are the keys of ids that are pending for undecided segments: those of
+// plans that go must not stay, or their runs could never be tried again.
+func (x *Index) plannedIDs(ctx context.Context, shard int, segments []string) ([]string, error) {
+	k := &x.keys[shard]
+	var keys []string
+	for _, segment := range segments {
+		plan, err := x.admin.Get(ctx, k.planOf(segment)).Result()
+		if errors.Is(err, redis.Nil) {
+			continue
+		}
+		if err != nil {
+			return nil, unavailable("read a plan", err)
+		}
+		_, lines, _ := strings.Cut(plan, "\n")
+		for line := range strings.Lines(lines) {
+			f := strings.SplitN(strings.TrimSuffix(line, "\n"), "|", 4) // catalog|n|first|id
+			if len(f) < 4 || f[3] == "" {
+				continue
+			}
+			key := k.idOf(f[0], f[3])
+			v, err := x.admin.Get(ctx, key).Result()
+			if err != nil && !errors.Is(err, redis.Nil) {
+				return nil, unavailable("read an id", err)
+			}
+			if strings.HasPrefix(v, "p|") {
+				keys = append(keys, key)
+			}
+		}
+	}
+	return keys, nil
 }
 
 // Restore adopts snapshots, then inserts runs, in scripts of bounded size.
@@ -142,7 +183,7 @@ func (x *Index) Restore(ctx context.Context, shard int, n uint64, r engine.Resto
 			return fmt.Errorf("%w: restore id %q of %q in shard %x", engine.ErrInvalid, id.ID, id.Catalog, shard)
 		}
 	}
-	if len(r.Runs)+len(r.Snapshots)+len(ids) == 0 { // the epoch is checked all the same
+	if len(r.Runs)+len(r.Snapshots)+len(ids)+len(r.Segments) == 0 { // the epoch is checked all the same
 		_, err := x.Reservations(ctx, shard, n)
 		return err
 	}
@@ -152,13 +193,18 @@ func (x *Index) Restore(ctx context.Context, shard int, n uint64, r engine.Resto
 		}
 	}
 	for at := 0; at < len(r.Runs); at += restorePage {
-		if err := x.restore(ctx, shard, n, r.Runs[at:min(at+restorePage, len(r.Runs))]); err != nil {
+		if err := x.restore(ctx, shard, n, r.Runs[at:min(at+restorePage, len(r.Runs))], r.Republish); err != nil {
 			return fmt.Errorf("restore runs in shard %x: %w", shard, err)
 		}
 	}
 	for at := 0; at < len(ids); at += restorePage {
 		if err := x.receipts(ctx, shard, n, ids[at:min(at+restorePage, len(ids))]); err != nil {
 			return fmt.Errorf("restore ids in shard %x: %w", shard, err)
+		}
+	}
+	for part := range slices.Chunk(r.Segments, restorePage) {
+		if err := x.segments(ctx, shard, n, part); err != nil {
+			return fmt.Errorf("restore segments in shard %x: %w", shard, err)
 		}
 	}
 	return nil
@@ -192,7 +238,7 @@ func (x *Index) adopt(ctx context.Context, shard int, n uint64, list []engine.Re
 	return nil
 }
 
-func (x *Index) restore(ctx context.Context, shard int, n uint64, list []engine.RestoreRun) error {
+func (x *Index) restore(ctx context.Context, shard int, n uint64, list []engine.RestoreRun, republish bool) error {
 	g, err := group(len(list), func(i int) string { return list[i].Catalog })
 	if err != nil {
 		return err
@@ -205,9 +251,13 @@ func (x *Index) restore(ctx context.Context, shard int, n uint64, list []engine.
 	for j := range list {
 		e := &list[j]
 		segment, first, last := e.Run.Segment.String(), fixed(e.Run.First), fixed(e.Run.Last)
+		prev := ""
+		if republish {
+			prev = fixed(e.Prev)
+		}
 		c.args = append(c.args, strconv.Itoa(s.of[j]+1), first, last, strconv.Itoa(e.Run.N), strconv.FormatInt(e.Run.Len, 10), segment,
 			string(appendMember(nil, &e.Run, segment)),
-			string(appendEvent(nil, s.catalogs[s.of[j]].b64, first, last, int64(e.Run.N), e.Run.Len, e.Run.Segment.Writer, e.Author)))
+			string(appendEvent(nil, s.catalogs[s.of[j]].b64, first, last, int64(e.Run.N), e.Run.Len, e.Run.Segment.Writer, e.Author)), prev)
 	}
 	x.run(ctx, x.admin, []*call{c})
 	return c.err

@@ -81,6 +81,9 @@ func (x *Index) trim(ctx context.Context, shard int, epoch uint64, b64 string) e
 func (x *Index) countDeltas(ctx context.Context, shard int, epoch uint64, b64 string, s engine.Snapshot) (n int64, err error) {
 	const page = 5000
 	from := "(" + fixed(s.Start)
+	if s.Purged() { // whatever is live: an earlier fold has been trimmed
+		from = "-inf"
+	}
 	for {
 		c := x.readCall(shard, epoch, x.keys[shard].deltaOf(b64), "open", "ZRANGEBYSCORE", from, fixed(s.Stop), "LIMIT", "0", strconv.Itoa(page))
 		x.run(ctx, x.work, []*call{c})

@@ -26,7 +26,7 @@ import (
 //	         document and pack; runs, deltas and frame bytes in the live log; the open
 //	         reservations in their order, each "{ms}@{seg}," with the time of the pre-commit,
 //	         and behind them, while a conditional write waits for its turn, "!{ms}@{gate}"
-//	epoch    {n}|{opening or open}|{floor}|{mark}|{replid}     floor in seconds; mark in ms, 13 digits
+//	epoch    {n}|{opening, openempty or open}|{floor}|{mark}|{replid}     floor in seconds; mark in ms, 13 digits
 //	plan     {states}\n{b64}|{n}|{first}\n{b64}|{n}|{first}|{id}…   states: a character a run, o open, c committed,
 //	         r rolled back; "{states}|{places}" when not all runs of the call were reserved, with the places
 //	         (1…) that were, by commas; the id, of a run that has one, is escaped as in a URL query
@@ -46,7 +46,10 @@ const (
 )
 
 // fixed is the fixed form of a version.
-func fixed(v engine.Version) string { return string(appendFixed(make([]byte, 0, fixedLen), v)) }
+func fixed(v engine.Version) string {
+	var b [fixedLen]byte
+	return string(appendFixed(b[:0], v))
+}
 
 func appendFixed(b []byte, v engine.Version) []byte {
 	b = appendPadded(b, uint64(v.Sec), 10)
@@ -54,12 +57,17 @@ func appendFixed(b []byte, v engine.Version) []byte {
 }
 
 func appendPadded(b []byte, n uint64, width int) []byte {
-	var digits [20]byte
-	s := strconv.AppendUint(digits[:0], n, 10)
-	for range width - len(s) {
-		b = append(b, '0')
+	at := len(b)
+	b = append(b, "0000000000"[:width]...)
+	left := n
+	for i := len(b) - 1; i >= at; i-- {
+		b[i] = '0' + byte(left%10)
+		left /= 10
 	}
-	return append(b, s...)
+	if left > 0 {
+		return strconv.AppendUint(b[:at], n, 10)
+	}
+	return b
 }
 
 func appendVersion(b []byte, v engine.Version) []byte {
@@ -299,7 +307,7 @@ func (l planLine) planned() (engine.Planned, error) {
 // parseEpoch reads a shard's epoch; same and empty are not in it.
 func parseEpoch(text string) (e engine.ShardEpoch, replid string, err error) {
 	f := strings.Split(text, "|")
-	if len(f) != 5 || f[1] != "open" && f[1] != "opening" {
+	if len(f) != 5 || f[1] != "open" && f[1] != "opening" && f[1] != "openempty" {
 		return e, "", fmt.Errorf("%q is not the epoch of a shard", text)
 	}
 	n, err := strconv.ParseUint(f[0], 10, 64)

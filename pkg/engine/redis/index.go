@@ -51,6 +51,7 @@ var (
 	_ engine.Outbox       = (*Index)(nil)
 	_ engine.Leases       = (*Index)(nil)
 	_ engine.IndexAdapter = (*Index)(nil)
+	_ engine.HeadTeller   = (*Index)(nil)
 )
 
 // OpenIndex connects and loads the scripts. A server that does not answer is

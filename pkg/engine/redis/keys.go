@@ -15,7 +15,8 @@ import (
 // "1/1700000000-abcdefgh-1".
 //
 //	p:{s}:heads        HASH    <b64> → head of the catalog (format.go);
-//	                           ~epoch → the shard's epoch: n|state|floor|mark|replid;
+//	                           ~epoch → the shard's epoch: n|state|floor|mark|replid, state open,
+//	                           opening, or openempty: opening, and emptied in this epoch;
 //	                           ~events → 1 when commits, folds and restores write outbox entries
 //	p:{s}:delta:<b64>  ZSET    the live log: members below, score = version of the run's last delta
 //	p:{s}:snap:<b64>   ZSET    snap|{start}|{stop}|{doc bytes}|{pack bytes}, score = stop
@@ -23,7 +24,8 @@ import (
 //	                           for ten minutes after the last of its runs was decided
 //	p:{s}:pending      ZSET    segment with undecided runs → index time of its pre-commit, ms
 //	p:{s}:refs         HASH    segment → its runs in the live logs of this shard
-//	p:{s}:garbage      ZSET    segment without live runs here → since when, ms
+//	p:{s}:garbage      ZSET    segment without live runs here, or snap|<b64>|{start}|{stop} of a
+//	                           dropped snapshot → since when, ms
 //	p:{s}:outbox       STREAM  an entry a commit, fold or restore (format.go)
 //	p:{s}:catalogs     ZSET    names of catalogs that have a committed run; score 0: by name
 //	p:{s}:writers      ZSET    writer → index time of its last heartbeat, ms

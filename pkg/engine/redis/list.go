@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 
@@ -50,20 +51,10 @@ func (x *Index) Catalogs(ctx context.Context, epoch uint64, prefix, after string
 	if next := successor(prefix); next != "" {
 		high = "(" + next
 	}
-	calls := make([]*call, engine.Shards)
-	for s := range calls {
-		calls[s] = x.readCall(s, epoch, x.keys[s].catalogs, "open", "ZRANGEBYLEX", low, high, "LIMIT", "0", strconv.Itoa(limit))
-	}
-	x.run(ctx, x.work, calls)
-	if err := firstError(calls); err != nil {
+	names, err := x.names(ctx, epoch, low, high, limit)
+	if err != nil {
 		return nil, fmt.Errorf("list catalogs: %w", err)
 	}
-	var names []string
-	for _, c := range calls {
-		names = append(names, c.texts(0)...)
-	}
-	slices.Sort(names)
-	names = names[:min(limit, len(names))]
 	if len(names) == 0 {
 		return nil, nil
 	}
@@ -114,6 +105,48 @@ func (x *Index) Catalogs(ctx context.Context, epoch uint64, prefix, after string
 		list = append(list, engine.CatalogInfo{Catalog: name, Version: h.head, Bytes: h.snapshot.DocBytes, Deltas: h.deltas, Updated: h.head.Sec})
 	}
 	return list, nil
+}
+
+// names merges the names of the shards between low and high: the first limit.
+// They spread evenly, so each shard is asked for its part and some more; one whose
+// answer ends before the page does is asked again.
+func (x *Index) names(ctx context.Context, epoch uint64, low, high string, limit int) ([]string, error) {
+	part := limit/engine.Shards + 1
+	n := min(limit, part+4*int(math.Ceil(math.Sqrt(float64(part)))))
+	var names []string
+	type question struct {
+		shard int
+		low   string
+	}
+	ask := make([]question, engine.Shards)
+	for s := range ask {
+		ask[s] = question{s, low}
+	}
+	for {
+		calls := make([]*call, len(ask))
+		for i, q := range ask {
+			calls[i] = x.readCall(q.shard, epoch, x.keys[q.shard].catalogs, "open", "ZRANGEBYLEX", q.low, high, "LIMIT", "0", strconv.Itoa(n))
+		}
+		x.run(ctx, x.work, calls)
+		if err := firstError(calls); err != nil {
+			return nil, err
+		}
+		for _, c := range calls {
+			names = append(names, c.texts(0)...)
+		}
+		slices.Sort(names)
+		names = names[:min(limit, len(names))]
+		var again []question
+		for i, c := range calls {
+			if got := c.texts(0); len(got) == n && (len(names) < limit || got[n-1] < names[limit-1]) {
+				again = append(again, question{ask[i].shard, "(" + got[n-1]})
+			}
+		}
+		if len(again) == 0 {
+			return names, nil
+		}
+		ask, n = again, limit
+	}
 }
 
 // successor is the least text greater than all that begin with prefix, "" when

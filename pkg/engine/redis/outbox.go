@@ -93,8 +93,15 @@ func parseEntry(entry any) (id string, events []engine.Event, err error) {
 }
 
 func parseEvent(kind, line string) (engine.Event, error) {
-	f := strings.Split(line, "|")
-	if len(f) != 11 {
+	var f [11]string
+	rest, more := line, true
+	for i := range f {
+		if !more {
+			return engine.Event{}, fmt.Errorf("%q is not an event", line)
+		}
+		f[i], rest, more = strings.Cut(rest, "|")
+	}
+	if more {
 		return engine.Event{}, fmt.Errorf("%q is not an event", line)
 	}
 	name, err := decodeName(f[0])
@@ -113,8 +120,10 @@ func parseEvent(kind, line string) (engine.Event, error) {
 	switch kind {
 	case "c":
 		e.Kind, e.First = engine.EventCommitted, p.version(f[1])
-	case "s": // its first version was cut out of a member
-		e.Kind = engine.EventSnapshotted
+	case "s", "p": // its first version was cut out of a member
+		if e.Kind = engine.EventSnapshotted; kind == "p" {
+			e.Kind = engine.EventPurged
+		}
 		if e.First, err = engine.ParseVersion(f[1]); err != nil {
 			return engine.Event{}, fmt.Errorf("event %q: %w", line, err)
 		}

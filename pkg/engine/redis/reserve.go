@@ -134,8 +134,8 @@ func (x *Index) PreCommit(ctx context.Context, p engine.PreCommit) (engine.Reser
 func (x *Index) reserveCall(p *engine.PreCommit, s *shardGroup, segment string) *call {
 	k := &x.keys[s.shard]
 	keys := []string{k.heads, k.planOf(segment), k.pending, k.catalogs}
-	args := make([]any, 0, 5+len(s.catalogs)+2*len(s.runs))
-	args = append(args, strconv.FormatUint(p.Epoch, 10), segment, s.names(), strconv.Itoa(len(s.catalogs)), strconv.Itoa(len(s.runs)))
+	args := make([]any, 0, 6+len(s.catalogs)+2*len(s.runs))
+	args = append(args, strconv.FormatUint(p.Epoch, 10), segment, s.names(), strconv.Itoa(len(s.catalogs)), strconv.Itoa(len(s.runs)), strconv.FormatInt(max(p.MaxLive, 0), 10))
 	for i := range s.catalogs {
 		args = append(args, s.catalogs[i].b64)
 	}
@@ -213,6 +213,8 @@ func other(f []string, catalog string) (r engine.Reserved, err error) {
 	switch {
 	case f[0] == "P":
 		r.State = engine.ReservePaced
+	case f[0] == "L":
+		r.State = engine.ReserveFull
 	case f[0] == "R":
 		r.State = engine.ReserveReused
 	case f[0] == "U":

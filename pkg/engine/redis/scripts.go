@@ -28,7 +28,8 @@ type script struct {
 // returns and keeps true.
 type scripts struct {
 	precommit, commit, rollback, resolve, view, fold, trim, restore, adopt, heartbeat, stuck, read,
-	epochs, fence, purge, open, trimout, lease, receipts, outcome, forget, referenced *script
+	epochs, fence, purge, open, trimout, lease, receipts, outcome,
+	garbage, unused, forget, drop, relocate, condemn, empty, segments *script
 	all []*script
 }
 
@@ -40,7 +41,8 @@ func loadScripts(edit func(string) string) (*scripts, error) {
 		"precommit": &s.precommit, "commit": &s.commit, "rollback": &s.rollback, "resolve": &s.resolve, "view": &s.view,
 		"fold": &s.fold, "trim": &s.trim, "restore": &s.restore, "adopt": &s.adopt, "heartbeat": &s.heartbeat, "stuck": &s.stuck,
 		"read": &s.read, "epochs": &s.epochs, "fence": &s.fence, "purge": &s.purge, "open": &s.open, "trimout": &s.trimout, "lease": &s.lease,
-		"receipts": &s.receipts, "outcome": &s.outcome, "forget": &s.forget, "referenced": &s.referenced,
+		"receipts": &s.receipts, "outcome": &s.outcome, "garbage": &s.garbage, "unused": &s.unused, "forget": &s.forget,
+		"drop": &s.drop, "relocate": &s.relocate, "condemn": &s.condemn, "empty": &s.empty, "segments": &s.segments,
 	} {
 		source, err := scriptSource(name)
 		if err != nil {

@@ -1,10 +1,12 @@
 package redis
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +75,30 @@ func TestSetting(t *testing.T) {
 	}
 }
 
+// A cache on a cluster is erased on every node.
+func TestCacheErasedInCluster(t *testing.T) {
+	t.Parallel()
+	cluster := testenv.RedisCluster(t, 3)
+	c, err := OpenCache(Options{URL: "redis+cluster://" + strings.Join(cluster.Addrs, ","), Name: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var keys []string
+	for i := range 30 {
+		keys = append(keys, fmt.Sprintf("wal/%d.seg", i))
+		if err := c.Set(t.Context(), []engine.CacheEntry{{Key: keys[i], Value: []byte("x")}}, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := c.Erase(t.Context(), keys[1:]); n != 29 || err != nil {
+		t.Errorf("erased %d, %v, want 29", n, err)
+	}
+	if got, err := c.Get(t.Context(), keys[:1]); err != nil || got[0] == nil {
+		t.Errorf("got %v, %v, want what was not asked for kept", got, err)
+	}
+}
+
 func TestCache(t *testing.T) {
 	t.Parallel()
 	server := testenv.Redis(t, testenv.RedisCache())
@@ -81,28 +107,64 @@ func TestCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx := t.Context()
-	if _, found, err := c.Get(ctx, "a"); found || err != nil {
-		t.Errorf("got %v, %v, want nothing", found, err)
+	if got, err := c.Get(ctx, []string{"a", "b"}); err != nil || len(got) != 2 || got[0] != nil || got[1] != nil {
+		t.Errorf("got %v, %v, want nothing", got, err)
 	}
 	value := []byte{0, 1, 2, 255}
-	if err := c.Set(ctx, "a", value, time.Minute); err != nil {
+	large := bytes.Repeat(value, setBatch/4)
+	if err := c.Set(ctx, []engine.CacheEntry{{Key: "a", Value: value}, {Key: "large", Value: large}, {Key: "last", Value: large[:9]}}, time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	if got, found, err := c.Get(ctx, "a"); !found || err != nil || string(got) != string(value) {
-		t.Errorf("got %v, %v, %v, want %v", got, found, err, value)
+	server.Client(t).SAdd(ctx, "lake:x:c:set", "not a string")
+	if got, err := c.Get(ctx, []string{"a", "none", "large", "set", "last"}); err != nil || !reflect.DeepEqual(got, [][]byte{value, nil, large, nil, large[:9]}) {
+		t.Errorf("got %d values, %v, want what was set", len(got), err)
 	}
 	if ttl := server.Client(t).PTTL(ctx, "lake:x:c:a").Val(); ttl <= 0 || ttl > time.Minute {
 		t.Errorf("got a time to live of %v, want at most a minute", ttl)
 	}
-	if err := c.Set(ctx, "b", value, time.Millisecond); err != nil {
+	if err := c.Set(ctx, []engine.CacheEntry{{Key: "b", Value: value}}, time.Millisecond); err != nil {
 		t.Fatal(err)
 	}
-	testenv.WaitFor(t, 5*time.Second, func() bool { _, found, err := c.Get(ctx, "b"); return err == nil && !found })
-	server.Stop()
-	if _, found, err := c.Get(ctx, "a"); found || !errors.Is(err, engine.ErrUnavailable) {
-		t.Errorf("got %v, %v, want %v", found, err, engine.ErrUnavailable)
+	testenv.WaitFor(t, 5*time.Second, func() bool { got, err := c.Get(ctx, []string{"b"}); return err == nil && got[0] == nil })
+	keys := []string{"a", "wal/1/x.seg", "wal/1/x.seg:0:7", "wal/1/x.segment", "y.snap"}
+	for _, key := range keys[1:] {
+		if err := c.Set(ctx, []engine.CacheEntry{{Key: key, Value: value}}, time.Minute); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := c.Set(ctx, "a", value, time.Minute); !errors.Is(err, engine.ErrUnavailable) {
+	other, err := OpenCache(Options{URL: server.URL, Name: "y"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := other.Set(ctx, []engine.CacheEntry{{Key: "wal/1/x.seg", Value: value}}, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int{2, 0} {
+		if n, err := c.Erase(ctx, []string{"wal/1/x.seg", "z"}); n != want || err != nil {
+			t.Errorf("erased %d, %v, want %d", n, err, want)
+		}
+	}
+	got, err := c.Get(ctx, keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []bool{true, false, false, true, true} {
+		if (got[i] != nil) != want {
+			t.Errorf("%s after the erasure: got %q, want it there: %v", keys[i], got[i], want)
+		}
+	}
+	if got, err := other.Get(ctx, []string{"wal/1/x.seg"}); err != nil || got[0] == nil {
+		t.Errorf("another lake's entry was erased (%v)", err)
+	}
+	server.Stop()
+	if _, err := c.Erase(ctx, []string{"a"}); !errors.Is(err, engine.ErrUnavailable) {
+		t.Errorf("got %v, want %v", err, engine.ErrUnavailable)
+	}
+	if got, err := c.Get(ctx, []string{"a"}); got != nil || !errors.Is(err, engine.ErrUnavailable) {
+		t.Errorf("got %v, %v, want %v", got, err, engine.ErrUnavailable)
+	}
+	if err := c.Set(ctx, []engine.CacheEntry{{Key: "a", Value: value}}, time.Minute); !errors.Is(err, engine.ErrUnavailable) {
 		t.Errorf("got %v, want %v", err, engine.ErrUnavailable)
 	}
 	for range 2 {

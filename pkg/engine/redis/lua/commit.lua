@@ -18,7 +18,7 @@
 -- Invariant: a group is committed whole or not at all, and only while the oldest
 -- open reservation of its catalog is this segment's and its runs are the first
 -- open ones there: a log only grows at its end, in version order.
-local find, match, sub, rep = string.find, string.match, string.sub, string.rep
+local find, match, sub, rep, format = string.find, string.match, string.sub, string.rep, string.format
 local heads, plan_key, pending, refs, catalogs, outbox = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local segment, g = ARGV[2], tonumber(ARGV[4])
 
@@ -83,10 +83,11 @@ for i = 1, g do
     answers[i], all = 'w' .. (match(line, '^%d+@([^,]*)') or ''), false
   else
     local last, prev = ARGV[p + 2], sub(v, 18, 33)
-    deltas, bytes = deltas + ARGV[p + 3], bytes + ARGV[p + 4]
+    -- Once, and as integers: joining a number to a text formats it as a float.
+    local counts = format('%d|%d', deltas + ARGV[p + 3], bytes + ARGV[p + 4])
     if complete then line = sub(line, 14 + #turn) end
     set[#set + 1] = field
-    set[#set + 1] = sub(v, 1, 17) .. last .. sub(v, 34, 68) .. doc .. '|' .. pack .. '|' .. (live + runs) .. '|' .. deltas .. '|' .. bytes .. '|' .. line
+    set[#set + 1] = sub(v, 1, 17) .. last .. sub(v, 34, 68) .. doc .. '|' .. pack .. format('|%d|', live + runs) .. counts .. '|' .. line
     redis.call('ZADD', KEYS[6 + i], unpack(ARGV, p + 6, p + 5 + 2 * runs))
     if prev == '0000000000000000' then
       if not names then
@@ -97,7 +98,7 @@ for i = 1, g do
       fresh[#fresh + 1] = names[i]
     end
     if events then
-      out[#out + 1] = ARGV[p + 5] .. '|' .. prev .. '|' .. deltas .. '|' .. bytes .. '|' .. doc
+      out[#out + 1] = ARGV[p + 5] .. '|' .. prev .. '|' .. counts .. '|' .. doc
     end
     for j = 1, ids do
       local at = p + 4 + 2 * runs + 2 * j

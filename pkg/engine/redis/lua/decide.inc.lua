@@ -5,6 +5,7 @@
 -- decision makes the plan a receipt. A run that is rolled back frees its id; when
 -- that is not in id_keys, nothing is done and {'IDS', "catalog|id" by line} is
 -- returned: call again with them.
+--#include since
 local plan = redis.call('GET', plan_key)
 local entry = '@' .. segment .. ','
 local function without(v) -- a head without the segment's reservation
@@ -48,7 +49,7 @@ if plan then
       redis.call('PEXPIRE', plan_key, 600000)
       if redis.call('HGET', refs, segment) == '0' then -- folded while it was undecided
         redis.call('HDEL', refs, segment)
-        redis.call('ZADD', garbage, ms, segment)
+        redis.call('ZADD', garbage, since, segment)
       end
     end
     redis.call('SETRANGE', plan_key, 0, states)

@@ -9,8 +9,8 @@
 --       {'COUNT'} more runs than one script counts: count, and say so
 --       {'TRIM'} an earlier fold has left runs: trim first
 --       {'STALE'}   {'DAMAGED', what}   {'EPOCH'}
--- Invariant: snapshots of a catalog chain, start to stop; a stop is the last
--- version of a run. The counts in the head are those of the live log.
+-- Invariant: snapshots of a catalog chain, start to stop, but for that of a purge,
+-- whose start is its stop and which follows any; a stop is the last version of a run. The counts in the head are those of the live log.
 local find, match, sub = string.find, string.match, string.sub
 local heads, log, snaps, refs, garbage = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local pending, outbox, catalogs = KEYS[6], KEYS[7], KEYS[8]
@@ -34,8 +34,9 @@ if latest >= stop then
   end
   return {'STALE'}
 end
-if latest ~= start or start >= stop or redis.call('ZCOUNT', log, stop, stop) == 0 then return {'STALE'} end
-if redis.call('ZCOUNT', log, '-inf', start) > 0 then return {'TRIM'} end
+local purge = start == stop
+if not purge and latest ~= start or start > stop or redis.call('ZCOUNT', log, stop, stop) == 0 then return {'STALE'} end
+if redis.call('ZCOUNT', log, '-inf', latest) > 0 then return {'TRIM'} end
 local runs = redis.call('ZCOUNT', log, '-inf', stop)
 if runs > 1000 and ARGV[9] == '' then return {'COUNT'} end
 
@@ -49,7 +50,7 @@ redis.call('HSET', heads, '~epoch', marked, field, v)
 if events then
   local first = match(lowest, '^run|%d+|([^|]+)|') or match(lowest, '|([^|]+)|[^|]*|%d+|%d+$')
   local deltas, bytes = match(v, '^%d+|%d+|%d+|(%d+)|(%d+)|', 69)
-  redis.call('XADD', outbox, '*', 's', ms .. '\n' .. field .. '|' .. first .. '|' .. stop .. '|' .. folded .. '|' .. ARGV[6] .. '|||'
-    .. start .. '|' .. deltas .. '|' .. bytes .. '|' .. ARGV[6])
+  redis.call('XADD', outbox, '*', purge and 'p' or 's', ms .. '\n' .. field .. '|' .. first .. '|' .. stop .. '|' .. folded .. '|' .. ARGV[6] .. '|||'
+    .. (purge and '0000000000000000' or start) .. '|' .. deltas .. '|' .. bytes .. '|' .. ARGV[6])
 end
 return {'OK', left < runs and '1' or ''}

@@ -2,13 +2,13 @@
 -- KEYS  1 heads  2 plan of the segment  3 pending  4 catalogs
 --       5… idempotency ids, of the runs that have one
 -- ARGV  1 epoch  2 segment  3 names of the catalogs, by line  4 k  5 r
---       6…5+k catalogs (base64)
+--       6 most deltas of a live log, '0' for any  7…6+k catalogs (base64)
 --       then r pairs, a run: number of its catalog (1…k), its deltas
 --       then five for every run that has an id or is conditional, ascending:
 --       number of the run (1…r), id (escaped) or '', fingerprint (16 bytes),
 --       expected head (fixed form) or '', gate (escaped) or ''
 -- Returns {'OK', TIME s, TIME us, plan, others}: others has a line for each run
---       that is not in the plan: number|P paced; |D|first|n committed before;
+--       that is not in the plan: number|P paced; |L live log too long; |D|first|n committed before;
 --       |F|first|n in flight; |R id reused; |U undecided; |C|head conflict; |X
 --       the catalog's head is lost
 --       {'EPOCH'}
@@ -17,16 +17,16 @@
 -- has a plan gets that plan again and nothing new. An id is reserved once.
 local find, match, sub, format = string.find, string.match, string.sub, string.format
 local heads, plan_key, pending, catalogs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local segment, k, r = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
+local segment, k, r, most = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 
-local h = redis.call('HMGET', heads, '~epoch', unpack(ARGV, 6, 5 + k))
+local h = redis.call('HMGET', heads, '~epoch', unpack(ARGV, 7, 6 + k))
 local shard = h[1]
 --#include work
 
 -- What is asked for beyond a version, by number of the run.
 local extras, ids
 local claims = {} -- ids that this call reserves, by key
-local at_extras = 6 + k + 2 * r
+local at_extras = 7 + k + 2 * r
 if ARGV[at_extras] then
   extras = {}
   ids = #KEYS > 4 and redis.call('MGET', unpack(KEYS, 5)) or {}
@@ -89,8 +89,8 @@ local ahead = math.max(now, low, tonumber(sub(mark, 1, -4))) + 1
 local entry = ms .. '@' .. segment .. ','
 
 local secs, seqs, texts, lines, places, n = {}, {}, {}, {}, {}, 0
-local gated, claimed = {}, nil
-local i = 6 + k
+local gated, claimed, full = {}, nil, {}
+local i = 7 + k
 for j = 1, r do
   local c, count = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
   local v, sec, seq, why = h[c + 1], secs[c], seqs[c], stop[c]
@@ -106,6 +106,7 @@ for j = 1, r do
         -- One with more than its second left is from before the clock was stepped back.
         if until_ms > ms and tonumber(until_ms) <= tonumber(ms) + 1000 then gated[c] = {until_ms, token} end
       end
+      full[c] = most > 0 and tonumber(match(v, '^%d+|%d+|%d+|(%d+)|', 69)) > most
     else
       sec, seq = 0, 0
     end
@@ -125,6 +126,7 @@ for j = 1, r do
       why = 'C|' .. (v and sub(v, 18, 33) or '0000000000000000')
     end
   end
+  if not why and full[c] then why = 'L' end
   if not why and sec > ahead then why = 'P' end
   if why then
     others[#others + 1] = j .. '|' .. why
@@ -135,7 +137,7 @@ for j = 1, r do
     if seq > 999999 then sec, seq = sec + 1, 1 end
     local first = format('%010d%06d', sec, seq)
     n = n + 1
-    local line = ARGV[5 + c] .. '|' .. ARGV[i + 1] .. '|' .. first
+    local line = ARGV[6 + c] .. '|' .. ARGV[i + 1] .. '|' .. first
     if e and e.id then
       line = line .. '|' .. e.id
       claimed = claimed or {}
@@ -161,7 +163,7 @@ local set = {'~epoch', marked}
 for c = 1, k do
   local last, gate, v = texts[c], gated[c], h[c + 1]
   if last or gate and gate[3] then
-    set[#set + 1] = ARGV[5 + c]
+    set[#set + 1] = ARGV[6 + c]
     local suffix = gate and '!' .. gate[1] .. '@' .. gate[2] or ''
     if last then suffix = entry .. suffix end
     if v then

@@ -1,8 +1,9 @@
 -- restore: put runs of sealed segments back that lie above their catalogs' heads.
 -- KEYS  1 heads  2 refs  3 garbage  4 catalogs  5 outbox  6…5+k live logs
 -- ARGV  1 epoch  2 names of the catalogs, by line  3 k  4…3+k catalogs (base64)
---       then eight a run: number of its catalog (1…k), first, last (fixed form),
---       deltas, bytes, segment, member, start of its outbox line
+--       then nine a run: number of its catalog (1…k), first, last (fixed form),
+--       deltas, bytes, segment, member, start of its outbox line, the version
+--       before it if it shall have an event although it is passed over, else ''
 -- Returns {'OK'}   {'DONE'} the shard is open already   {'EPOCH'}
 -- Invariant: what the shard holds is passed over; runs come ascending by version
 -- in each catalog.
@@ -18,7 +19,7 @@ local ms = time[1] .. sub(1000000 + time[2], 2, 4)
 
 local cats, changed, fresh, names = {}, {}, {}, nil
 local segments, counts, out = {}, {}, {ms}
-for i = 4 + k, #ARGV, 8 do
+for i = 4 + k, #ARGV, 9 do
   local c, first, last, segment = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2], ARGV[i + 5]
   local cat = cats[c]
   if not cat then
@@ -49,8 +50,11 @@ for i = 4 + k, #ARGV, 8 do
       counts[segment] = 0
     end
     counts[segment] = counts[segment] + 1
+  elseif events and ARGV[i + 8] ~= '' then
+    out[#out + 1] = ARGV[i + 7] .. '|' .. ARGV[i + 8] .. '|0|0|0'
   end
 end
+if #out > 1 then redis.call('XADD', outbox, '*', 'c', table.concat(out, '\n')) end
 local set = {}
 for c in pairs(changed) do
   local cat = cats[c]
@@ -63,5 +67,4 @@ redis.call('HSET', heads, unpack(set))
 for _, segment in ipairs(segments) do redis.call('HINCRBY', refs, segment, counts[segment]) end
 redis.call('ZREM', garbage, unpack(segments))
 if #fresh > 0 then redis.call('ZADD', catalogs, unpack(fresh)) end
-if events then redis.call('XADD', outbox, '*', 'c', table.concat(out, '\n')) end
 return {'OK'}

@@ -3,6 +3,7 @@
 -- counts, the deltas and the number of runs that left. Wants refs, garbage,
 -- pending and ms. A segment whose last run leaves becomes garbage, unless runs
 -- of it are undecided: then its count stays at zero until they are.
+--#include since
 local function trim(v, log, stop)
   local members = redis.call('ZRANGEBYSCORE', log, '-inf', stop, 'LIMIT', 0, 1000)
   if #members == 0 then return v, 0, 0 end
@@ -22,7 +23,7 @@ local function trim(v, log, stop)
     -- Below zero the count was lost: better kept for ever than deleted too early.
     if redis.call('HINCRBY', refs, segment, -counts[segment]) == 0 and not redis.call('ZSCORE', pending, segment) then
       redis.call('HDEL', refs, segment)
-      redis.call('ZADD', garbage, ms, segment)
+      redis.call('ZADD', garbage, since, segment)
     end
   end
   local runs, live, size, open = match(v, '^%d+|%d+|(%d+)|(%d+)|(%d+)|(.*)$', 69)

@@ -1,0 +1,157 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/jsonlake/lake/pkg/engine"
+	"github.com/jsonlake/lake/pkg/engine/disk"
+)
+
+// Bare limits: what the parts can do at all, with the concurrency of the row
+// they are compared with.
+
+// bareNATS is request-reply between two connections of this program, over TCP.
+func (b *bench) bareNATS(ctx context.Context, l *lab, inFlight, request, reply int) (*loaded, error) {
+	server, err := nats.Connect(l.nats, nats.Name("lake bench echo"))
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", l.nats, err)
+	}
+	defer server.Close()
+	asker, err := nats.Connect(l.nats, nats.Name("lake bench bare"))
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", l.nats, err)
+	}
+	defer asker.Close()
+	subject := fmt.Sprintf("lakebench.%d", rand.Uint64())
+	answer := bytes.Repeat([]byte("x"), reply)
+	if _, err := server.Subscribe(subject, func(m *nats.Msg) { _ = m.Respond(answer) }); err != nil {
+		return nil, err
+	}
+	if err := server.Flush(); err != nil {
+		return nil, err
+	}
+	question := bytes.Repeat([]byte("x"), request)
+	return sound(closed(ctx, inFlight, b.warmup(), b.bare(), func(ctx context.Context, _, _ int) (int, error) {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		_, err := asker.RequestWithContext(ctx, subject, question)
+		return 1, err
+	}))
+}
+
+// bareScript is a script that reads one key.
+func (b *bench) bareScript(ctx context.Context, c *goredis.Client, inFlight int) (*loaded, error) {
+	sha, err := c.ScriptLoad(ctx, `return redis.call('GET', KEYS[1])`).Result()
+	if err != nil {
+		return nil, err
+	}
+	key := []string{"lakebench"}
+	return sound(closed(ctx, inFlight, b.warmup(), b.bare(), func(ctx context.Context, _, _ int) (int, error) {
+		err := c.EvalSha(ctx, sha, key).Err()
+		if err == goredis.Nil { //nolint:errorlint // go-redis returns it bare
+			err = nil
+		}
+		return 1, err
+	}))
+}
+
+// barePut is a create-only put of an object of a kilobyte.
+func (b *bench) barePut(ctx context.Context, o engine.Objects, inFlight int) (*loaded, error) {
+	body := bytes.Repeat([]byte("x"), 1024)
+	run := rand.Uint64()
+	return sound(closed(ctx, inFlight, b.warmup(), b.bare(), func(ctx context.Context, w, i int) (int, error) {
+		return 1, o.Put(ctx, fmt.Sprintf("bench/%x/%d/%d", run, w, i), body)
+	}))
+}
+
+// bareFilePut is the file store's own durable put, on the disk of the run.
+func (b *bench) bareFilePut(ctx context.Context) (*loaded, error) {
+	dir, err := b.temp("files")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	o, err := disk.OpenObjects(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer o.Close()
+	return b.barePut(ctx, o, 1)
+}
+
+// bareAppend is an append of a kilobyte with a sync of the data.
+func (b *bench) bareAppend(ctx context.Context) (*loaded, error) {
+	dir, err := b.temp("append")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	f, err := os.OpenFile(filepath.Join(dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	line := bytes.Repeat([]byte("x"), 1024)
+	return sound(closed(ctx, 1, b.warmup(), b.bare(), func(context.Context, int, int) (int, error) {
+		if _, err := f.Write(line); err != nil {
+			return 0, err
+		}
+		return 1, syncData(f)
+	}))
+}
+
+// barePublish is JetStream's asynchronous publish to a stream on files, with a
+// number of messages that are not acknowledged yet.
+func (b *bench) barePublish(ctx context.Context, l *lab, inFlight, size int) (perSecond float64, err error) {
+	nc, err := nats.Connect(l.nats, nats.Name("lake bench publish"))
+	if err != nil {
+		return 0, fmt.Errorf("connect to %s: %w", l.nats, err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(inFlight))
+	if err != nil {
+		return 0, err
+	}
+	subject := fmt.Sprintf("lakebench.%d", rand.Uint64())
+	name := fmt.Sprintf("LAKEBENCH_%d", rand.Uint64())
+	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{subject}, MaxBytes: 256 << 20, Discard: jetstream.DiscardOld}); err != nil {
+		return 0, fmt.Errorf("make a stream: %w", err)
+	}
+	defer func() { _ = js.DeleteStream(context.WithoutCancel(ctx), name) }()
+	body := bytes.Repeat([]byte("x"), size)
+	begin := time.Now()
+	end := begin.Add(b.bare())
+	n := 0
+	for ; time.Now().Before(end) && ctx.Err() == nil; n++ {
+		if _, err := js.PublishAsync(subject, body, jetstream.WithStallWait(10*time.Second)); err != nil {
+			return 0, err
+		}
+	}
+	select {
+	case <-js.PublishAsyncComplete():
+	case <-time.After(10 * time.Second):
+		return 0, fmt.Errorf("messages were not acknowledged")
+	}
+	return float64(n) / time.Since(begin).Seconds(), nil
+}
+
+// sound refuses a load in which something failed.
+func sound(l *loaded) (*loaded, error) {
+	switch {
+	case l.err != nil:
+		return nil, fmt.Errorf("%d operations failed, the first: %w", l.failed, l.err)
+	case l.calls == 0:
+		return nil, fmt.Errorf("no operation ended in %v: give it more time (--duration)", l.took)
+	}
+	return l, nil
+}
