@@ -227,11 +227,7 @@ func (e *Engine) commit(ctx context.Context, s *segment) {
 			if errors.Is(last, ErrEpoch) {
 				break
 			}
-			for _, id := range turn.over(older, e.opts.Patience) {
-				if _, err := e.decide(ctx, id, allShards); err != nil {
-					e.opts.Hooks.trouble("decide "+id.Key(), err)
-				}
-			}
+			e.decideAll(ctx, turn.over(older, e.opts.Patience))
 		}
 		if len(todo) > 0 && sleep(ctx, pause) != nil {
 			break
@@ -324,6 +320,20 @@ type waiting struct {
 	began time.Time               // zero: nothing is in the way
 	named map[SegmentID]time.Time // since when each has been the oldest
 	total time.Duration           // of waits that have ended
+}
+
+// decideAll decides segments that others have waited for long enough, but for those
+// that this process is deciding already.
+func (e *Engine) decideAll(ctx context.Context, over []SegmentID) {
+	for _, id := range over {
+		if _, already := e.deciding.LoadOrStore(id, true); already {
+			continue
+		}
+		if _, err := e.decide(ctx, id, allShards); err != nil {
+			e.opts.Hooks.trouble("decide "+id.Key(), err)
+		}
+		e.deciding.Delete(id)
+	}
 }
 
 // nextTurn is what a segment is given to commit by itself once it is the oldest: it may

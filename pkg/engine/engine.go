@@ -25,6 +25,7 @@ type Engine struct {
 	beatsMu   sync.Mutex
 	beats     []beat // of the collector
 	group     *group
+	deciding  sync.Map // SegmentID → true: segments that decideAll is deciding
 	turns     turns
 	docs      *documents
 	store     *store

@@ -1,84 +1,16 @@
 package engine
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/jsonlake/lake/pkg/engine/codec"
 	"github.com/jsonlake/lake/pkg/engine/merge"
-	"github.com/jsonlake/lake/pkg/engine/trace"
 )
-
-// run is a write on its way: n deltas of one catalog.
-type run struct {
-	catalog string
-	n       int
-	typ     MergeType // of a run of one
-	path    string    // of a run of one
-	payload []byte
-	author  string
-	id      string
-
-	given       bool     // the id is the client's, and the index keeps it
-	fingerprint [16]byte // of a given id
-	expect      *Version // the head that the write is conditional on
-
-	trace     *trace.Trace // nil: off
-	tries     int          // segments it was part of that never were
-	undecided int          // how often its condition could not be judged
-	first     Version
-	off, len  int64
-
-	// Under group.mu:
-	queued time.Time // when it was first queued
-	taken  bool      // by a segment
-	gone   bool      // withdrawn
-	why    error     // what it waits for, if not its turn
-	full   time.Time // since when it waits for a fold; zero: it does not
-
-	duplicate bool
-	err       error
-	done      chan struct{} // closed when first or err is the answer
-
-	// Of a run that nobody waits for, in place of done:
-	tell     func(res WriteResult, err error)
-	told     atomic.Bool
-	deadline time.Time
-	late     *time.Timer
-}
-
-// result is what a run that was committed is answered.
-func (r *run) result() WriteResult {
-	return WriteResult{Version: r.first.Add(r.n - 1), First: r.first, Count: r.n, Duplicate: r.duplicate}
-}
-
-// renew is the same write as a run that was never queued.
-func (r *run) renew() *run {
-	return &run{
-		catalog: r.catalog, n: r.n, typ: r.typ, path: r.path, payload: r.payload, author: r.author,
-		id: r.id, given: r.given, fingerprint: r.fingerprint, trace: r.trace,
-	}
-}
-
-// reserve is what the index is asked for. A conditional write that met open
-// reservations three times closes the catalog's gate to others.
-func (r *run) reserve() Reserve {
-	q := Reserve{Catalog: r.catalog, N: r.n, Type: r.typ, Path: r.path, Expect: r.expect}
-	if r.given {
-		q.ID, q.Fingerprint = r.id, r.fingerprint
-	}
-	if r.expect != nil && r.undecided >= 3 {
-		q.Gate = r.id
-	}
-	return q
-}
 
 // group is the self-clocking group commit. Writes queue up; a group may leave
 // while fewer than MaxInflight segments are on their way to the bucket, and leaves
@@ -115,15 +47,6 @@ type group struct {
 
 	wake chan struct{}
 	idle chan struct{} // signalled when writes reaches 0
-}
-
-// segment is a group on its way.
-type segment struct {
-	id      SegmentID
-	created int64 // index time, ms
-	runs    []*run
-	after   []*segment    // segments of this process to be committed before, as they share a catalog
-	decided chan struct{} // closed when no run of it is open any more, as far as this process can do
 }
 
 func newGroup(e *Engine) *group {
@@ -455,7 +378,8 @@ func (g *group) refused(ctx context.Context, epoch uint64, r *run, a Reserved) {
 		return
 	case ReserveUndecided:
 		r.undecided++
-		g.later(ctx, r, fmt.Errorf("%w: writes to catalog %q are being committed all the time; try again", ErrContended, r.catalog))
+		why := fmt.Errorf("%w: writes to catalog %q are being committed all the time; try again", ErrContended, r.catalog)
+		g.later(ctx, r, why, r.turn.over([]SegmentID{a.Older}, g.e.opts.Patience)...)
 		return
 	}
 	switch {
@@ -471,14 +395,16 @@ func (g *group) refused(ctx context.Context, epoch uint64, r *run, a Reserved) {
 	}
 }
 
-// later queues a run again after a pause, unless it is withdrawn meanwhile.
-func (g *group) later(ctx context.Context, r *run, why error) {
+// later queues a run again after a pause, unless it is withdrawn meanwhile. The
+// segments that have been in its way for too long are decided before.
+func (g *group) later(ctx context.Context, r *run, why error, over ...SegmentID) {
 	g.mu.Lock()
 	r.taken, r.why = false, why
 	g.mu.Unlock()
 	pause := 10*time.Millisecond + g.e.jitter(20*time.Millisecond)
 	g.e.start(ctx, func(ctx context.Context) {
 		_ = sleep(ctx, pause)
+		g.e.decideAll(ctx, over)
 		g.again([]*run{r})
 	})
 }
@@ -581,38 +507,3 @@ func (g *group) again(runs []*run) {
 	g.queue = append(runs, g.queue...)
 	g.poke()
 }
-
-// scratch is what segments are laid out in. What leaves is a copy of its own size: a
-// frame needs room for its payload as it is, of which compression leaves a part, and
-// nobody knows for how long a put that was given up still reads its bytes.
-var scratch = sync.Pool{New: func() any { return new([]byte) }}
-
-// encode lays out a segment and notes where each frame stands.
-func (s *segment) encode() ([]byte, error) {
-	room := scratch.Get().(*[]byte)
-	defer scratch.Put(room)
-	b := (*room)[:0]
-	for i, r := range s.runs {
-		f := codec.Frame{Header: codec.Header{
-			Kind: codec.KindRun, Catalog: r.catalog, First: r.first.Codec(), N: uint32(r.n), Writer: s.id.Writer, Author: r.author,
-			Epoch: s.id.Epoch, ID: []codec.ID{{ID: r.id, Fingerprint: r.fingerprint}}, Created: s.created, More: i < len(s.runs)-1,
-		}, Payload: r.payload}
-		off := len(b)
-		var err error
-		if b, err = codec.Append(b, &f, codec.Options{Compression: codec.S2, MaxPayload: maxFramePayload}); err != nil {
-			return nil, fmt.Errorf("encode segment %s: %w", s.id.Key(), err)
-		}
-		r.off, r.len = int64(off), int64(len(b)-off)
-	}
-	if cap(b) <= maxScratch {
-		*room = b
-	}
-	return bytes.Clone(b), nil
-}
-
-// maxScratch is the most that is kept of a scratch, bytes.
-const maxScratch = 16 << 20
-
-// maxFramePayload is the decompression ceiling: a document of 64 MiB and what
-// stands beside it, with room for larger limits.
-const maxFramePayload = 512 << 20

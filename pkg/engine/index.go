@@ -145,6 +145,9 @@ type Reserved struct {
 	N     int
 	// Head is the catalog's head when the expectation failed (ReserveConflict).
 	Head Version
+	// Older is the segment of the catalog's oldest open reservation
+	// (ReserveUndecided): another's, or that of the call.
+	Older SegmentID
 	// Err is set when the run's shard did not answer (the reservation may exist,
 	// or come to exist: the run must be left out of the segment, the sweeper
 	// rolls it back) or answered ErrEpoch (there is no reservation). State means

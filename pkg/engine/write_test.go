@@ -182,6 +182,57 @@ func TestConditionalWrites(t *testing.T) {
 
 // A counter by compare-and-set from many goroutines, on two engines, beside a
 // stream of unconditional writes: no increment is lost, none is starved.
+// Conditional writes do not wait for the sweeper: what a dead writer has reserved in
+// their catalog they decide as soon as others would that wait for their turn.
+func TestConditionBehindDeadWriter(t *testing.T) {
+	t.Parallel()
+	for _, stored := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHouse(t)
+			e := h.open(engine.Options{Patience: time.Second})
+			v1, err := writeWith(t, e, "c", `{"n":1}`, engine.WriteOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			dead := engine.SegmentID{Epoch: e.Epoch(), Unix: time.Now().Unix(), Writer: "dead0000", N: 1}
+			res, err := h.index.PreCommit(t.Context(), engine.PreCommit{Epoch: dead.Epoch, Segment: dead, Runs: []engine.Reserve{{Catalog: "c", N: 1}}})
+			if err != nil || res.Runs[0].Err != nil || res.Runs[0].State != engine.ReserveOK {
+				t.Fatal(res, err)
+			}
+			if stored {
+				h.putRun(dead, "c", res.Runs[0].First, `{"n":2}`)
+			}
+			var wg sync.WaitGroup
+			begin := time.Now()
+			for range 3 {
+				wg.Go(func() {
+					ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+					defer cancel()
+					_, err := e.Write(ctx, engine.WriteRequest{Catalog: "c", Body: []byte(`{"n":3}`), WriteOptions: engine.WriteOptions{IfVersion: &v1.Version}})
+					if took := time.Since(begin); took < time.Second || took > 2*time.Second {
+						t.Errorf("answered after %v, want it soon after the patience of 1s", took)
+					}
+					var conflict *engine.VersionError
+					switch {
+					case err == nil && stored:
+						t.Error("a condition held that the dead writer's write had broken")
+					case err != nil && !errors.As(err, &conflict):
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			want := `{"n":3}`
+			if stored {
+				want = `{"n":2}`
+			}
+			if doc := read(t, e, "c"); doc != want {
+				t.Errorf("got %s, want %s", doc, want)
+			}
+		})
+	}
+}
+
 func TestCompareAndSetCounter(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)

@@ -131,23 +131,18 @@ func TestStopped(t *testing.T) {
 		}
 	})
 
-	// All at once: a writer that is stopped only when another one's stop has been dealt
-	// with is a fault of its own.
+	// One after the other: every stop meets writes that wait for the ones before.
 	for _, f := range writers {
 		f.gate.shut <- struct{}{}
 		go func() {
 			defer close(f.done)
 			f.write(stop + time.Minute)
 		}()
-	}
-	for _, f := range writers {
 		select {
 		case <-f.gate.holds:
 		case <-time.After(30 * time.Second):
 			t.Fatalf("%s has not put its segment after 30 s: %+v\n%s", f.name, f.o, f.Output())
 		}
-	}
-	for _, f := range writers {
 		f.Pause()
 	}
 	begin := time.Now()

@@ -164,8 +164,9 @@ func (c *change) admit(h *changedHead, r *engine.Reserve, maxLive int64) (engine
 			if r.Gate != "" {
 				s.setGate(c.now, r.Catalog, r.Gate)
 			}
-			return engine.Reserved{State: engine.ReserveUndecided}, nil
+			return engine.Reserved{State: engine.ReserveUndecided, Older: h.open[0].segment}, nil
 		case h.head.Compare(*r.Expect) != 0:
+			s.hadTurn(r.Catalog, r.Gate)
 			return engine.Reserved{State: engine.ReserveConflict, Head: h.head}, nil
 		}
 	}
@@ -178,10 +179,15 @@ func (c *change) admit(h *changedHead, r *engine.Reserve, maxLive int64) (engine
 	if h.last.Sec > max(c.now/1000, s.mark/1000, s.floor)+1 {
 		return engine.Reserved{State: engine.ReservePaced}, nil
 	}
-	if gated && held.token == r.Gate {
-		delete(s.gates, r.Catalog) // it has had its turn
-	}
+	s.hadTurn(r.Catalog, r.Gate)
 	return engine.Reserved{}, nil
+}
+
+// hadTurn opens the gate that a token closed.
+func (s *shard) hadTurn(catalog, token string) {
+	if held, gated := s.gates[catalog]; gated && held.token == token {
+		delete(s.gates, catalog)
+	}
 }
 
 func knownID(known engine.IDState, r *engine.Reserve) engine.Reserved {

@@ -143,7 +143,11 @@ var idCases = []indexCase{
 		s := f.segment()
 		open := f.reserveOne(s, "users", 1)
 		cond := func(gate string) engine.ReserveState {
-			return f.preCommit(f.segment(), expecting("users", engine.Version{}, gate))[0].State
+			r := f.preCommit(f.segment(), expecting("users", engine.Version{}, gate))[0]
+			if r.State == engine.ReserveUndecided {
+				f.equal("what is in the way", r.Older, s)
+			}
+			return r.State
 		}
 		f.equal("open", cond(""), engine.ReserveUndecided)
 		f.equal("no gate", f.preCommit(f.segment(), reserve("users", 1))[0].State, engine.ReserveOK)
@@ -153,6 +157,19 @@ var idCases = []indexCase{
 		f.equal("other catalogs do not", f.preCommit(f.segment(), reserve("orders", 1))[0].State, engine.ReserveOK)
 		f.committed(s, place("users", open, 1))
 		testGateEnds(f)
+	}},
+	{name: "Expect/a gate ends with a conflict", run: func(f *fixture) {
+		s := f.segment()
+		open := f.reserveOne(s, "users", 1)
+		cond := func() engine.ReserveState {
+			return f.preCommit(f.segment(), expecting("users", engine.Version{}, "token"))[0].State
+		}
+		others := func() engine.ReserveState { return f.preCommit(f.segment(), reserve("users", 1))[0].State }
+		f.equal("open", cond(), engine.ReserveUndecided)
+		f.committed(s, place("users", open, 1))
+		f.equal("others wait", others(), engine.ReservePaced)
+		f.equal("its turn", cond(), engine.ReserveConflict)
+		f.equal("and the others'", others(), engine.ReserveOK)
 	}},
 	{name: "Expect/a gate ends", clock: true, run: func(f *fixture) {
 		others := func() engine.ReserveState { return f.preCommit(f.segment(), reserve("users", 1))[0].State }
@@ -180,9 +197,15 @@ var idCases = []indexCase{
 		f.equal("duplicate", f.preCommit(f.segment(), r)[0], engine.Reserved{State: engine.ReserveDuplicate, First: first, N: 1})
 	}},
 	{name: "Expect/within one segment", run: func(f *fixture) {
-		got := f.preCommit(f.segment(), reserve("users", 1), expecting("users", engine.Version{}, ""))
-		if got[0].State != engine.ReserveOK || got[1].State != engine.ReserveUndecided {
+		s := f.segment()
+		got := f.preCommit(s, reserve("users", 1), expecting("users", engine.Version{}, ""))
+		if got[0].State != engine.ReserveOK || got[1] != (engine.Reserved{State: engine.ReserveUndecided, Older: s}) {
 			f.Fatalf("got %+v, want the second undecided", got)
+		}
+		f.committed(s, place("users", got[0].First, 1))
+		got = f.preCommit(f.segment(), reserve("users", 1), expecting("users", engine.Version{}, ""))
+		if got[1].State != engine.ReserveUndecided {
+			f.Fatalf("got %+v, want the second undecided, as no run is open but the first", got)
 		}
 	}},
 }

@@ -96,8 +96,9 @@ func (s *shard) admit(now time.Time, c *catalog, r engine.Reserve, maxLive int64
 			if r.Gate != "" {
 				c.gate = gate{token: r.Gate, until: now.Add(engine.GateTTL)}
 			}
-			return engine.Reserved{State: engine.ReserveUndecided}
+			return engine.Reserved{State: engine.ReserveUndecided, Older: c.open[0]}
 		case c.head != *r.Expect:
+			c.hadTurn(r.Gate)
 			return engine.Reserved{State: engine.ReserveConflict, Head: c.head}
 		}
 	}
@@ -113,10 +114,15 @@ func (s *shard) admit(now time.Time, c *catalog, r engine.Reserve, maxLive int64
 	if c.last.Sec > max(now.Unix(), s.mark.Unix(), s.floor)+1 {
 		return engine.Reserved{State: engine.ReservePaced}
 	}
-	if c.gate.token == r.Gate {
-		c.gate = gate{} // it has had its turn
-	}
+	c.hadTurn(r.Gate)
 	return engine.Reserved{}
+}
+
+// hadTurn opens the gate that a token closed.
+func (c *catalog) hadTurn(token string) {
+	if c.gate.token == token {
+		c.gate = gate{}
+	}
 }
 
 func knownID(known engine.IDState, r engine.Reserve) engine.Reserved {

@@ -217,8 +217,9 @@ func other(f []string, catalog string) (r engine.Reserved, err error) {
 		r.State = engine.ReserveFull
 	case f[0] == "R":
 		r.State = engine.ReserveReused
-	case f[0] == "U":
+	case f[0] == "U" && len(f) == 2:
 		r.State = engine.ReserveUndecided
+		r.Older, p.err = engine.ParseSegmentID(f[1])
 	case f[0] == "X":
 		r.Err = damage(catalog, "its head is lost")
 	case f[0] == "C" && len(f) == 2:

@@ -9,8 +9,8 @@
 --       expected head (fixed form) or '', gate (escaped) or ''
 -- Returns {'OK', TIME s, TIME us, plan, others}: others has a line for each run
 --       that is not in the plan: number|P paced; |L live log too long; |D|first|n committed before;
---       |F|first|n in flight; |R id reused; |U undecided; |C|head conflict; |X
---       the catalog's head is lost
+--       |F|first|n in flight; |R id reused; |U|segment of the oldest open reservation,
+--       undecided; |C|head conflict; |X the catalog's head is lost
 --       {'EPOCH'}
 -- Invariant: versions of a catalog are given once, ascending, above floor; its
 -- open reservations stand in the order in which they were given. A segment that
@@ -89,7 +89,7 @@ local ahead = math.max(now, low, tonumber(sub(mark, 1, -4))) + 1
 local entry = ms .. '@' .. segment .. ','
 
 local secs, seqs, texts, lines, places, n = {}, {}, {}, {}, {}, 0
-local gated, claimed, full = {}, nil, {}
+local gated, opened, claimed, full = {}, {}, nil, {}
 local i = 7 + k
 for j = 1, r do
   local c, count = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
@@ -121,9 +121,10 @@ for j = 1, r do
         gate = {tostring(ms + 1000), e.gate, true}
         gated[c] = gate
       end
-      why = 'U'
+      why = 'U|' .. (v and match(v, '|%d+@([^,]*),', 69) or segment)
     elseif (v and sub(v, 18, 33) or '0000000000000000') ~= e.expect then
       why = 'C|' .. (v and sub(v, 18, 33) or '0000000000000000')
+      if gate and gate[2] == e.gate then gated[c], opened[c] = nil, true end -- it has had its turn
     end
   end
   if not why and full[c] then why = 'L' end
@@ -131,7 +132,7 @@ for j = 1, r do
   if why then
     others[#others + 1] = j .. '|' .. why
   else
-    if gate and e and gate[2] == e.gate then gated[c] = nil end -- it has had its turn
+    if gate and e and gate[2] == e.gate then gated[c] = nil end
     if sec < base_sec or sec == base_sec and seq < base_seq then sec, seq = base_sec, base_seq end
     seq = seq + 1
     if seq > 999999 then sec, seq = sec + 1, 1 end
@@ -162,7 +163,7 @@ end
 local set = {'~epoch', marked}
 for c = 1, k do
   local last, gate, v = texts[c], gated[c], h[c + 1]
-  if last or gate and gate[3] then
+  if last or gate and gate[3] or opened[c] then
     set[#set + 1] = ARGV[6 + c]
     local suffix = gate and '!' .. gate[1] .. '@' .. gate[2] or ''
     if last then suffix = entry .. suffix end
