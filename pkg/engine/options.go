@@ -46,7 +46,7 @@ type Options struct {
 	PutTimeout time.Duration
 	// IndexTimeout bounds one call of the index; default 3 s.
 	IndexTimeout time.Duration
-	// Patience is how long a commit waits for an older segment of another writer
+	// Patience is how long a commit or a condition waits for an older segment of another writer
 	// before it decides that segment itself; default 1.5 s.
 	Patience time.Duration
 	// WriteTimeout bounds a write whose context has no deadline; default 30 s.
