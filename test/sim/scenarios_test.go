@@ -64,6 +64,7 @@ var scenarios = []*scenario{
 	}, act: func(w *world) { w.over(w.say(0, 0, engine.WriteOptions{ID: "behind"})) }},
 	{name: "sweep forward", walk: "sweep", prepare: func(w *world) { w.leave("Commit") }, act: (*world).sweepUp},
 	{name: "sweep back", walk: "sweep", prepare: func(w *world) { w.leave("Put") }, act: (*world).sweepUp},
+	{name: "sweep forward, several", walk: "sweep", prepare: (*world).leaveSeveral, act: (*world).sweepUp},
 	{name: "folds", walk: "fold", prepare: func(w *world) { w.speak(1, 3) }, act: func(w *world) {
 		w.over(w.doFold(0, 0))
 		w.over(w.say(1, 0, engine.WriteOptions{}))
@@ -240,6 +241,19 @@ func (w *world) leave(op string) {
 		w.violate("scenario", "the writer did not come to its %s", op)
 		w.kill(w.procs[1])
 	}
+	w.again(1, 12*time.Second, bootMode{})
+}
+
+// leaveSeveral lets the writer in slot 1 die when it has put several segments, two of
+// them of one catalog, and committed none.
+func (w *world) leaveSeveral() {
+	dying := w.procs[1]
+	w.force = func(c *call, f *fate) { f.lost, f.hang = c.p == dying && c.op == "Commit", 20*time.Second }
+	for c := range w.mix.Catalogs + 1 {
+		w.say(1, c%w.mix.Catalogs, engine.WriteOptions{ID: fmt.Sprint("left ", c)})
+		w.pass(200 * time.Millisecond)
+	}
+	w.kill(dying)
 	w.again(1, 12*time.Second, bootMode{})
 }
 
