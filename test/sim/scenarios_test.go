@@ -31,8 +31,9 @@ var scenarios = []*scenario{
 		o := w.say(0, 0, engine.WriteOptions{ID: "alone"})
 		w.over(o)
 		v := o.result.Version
-		w.over(w.say(0, 0, engine.WriteOptions{IfVersion: &v, ID: "next"}), w.say(0, 1, engine.WriteOptions{IfAbsent: true}),
-			w.say(0, 2, engine.WriteOptions{ID: "shared"}), w.say(0, 1, engine.WriteOptions{}))
+		w.over(w.say(0, 1, engine.WriteOptions{IfAbsent: true}))
+		w.over(w.say(0, 1, engine.WriteOptions{}), // while it is put the others come together
+			w.say(0, 0, engine.WriteOptions{IfVersion: &v, ID: "next"}), w.say(0, 2, engine.WriteOptions{ID: "shared"}), w.say(0, 1, engine.WriteOptions{}))
 	}},
 	{name: "a put that is never answered", walk: "write", act: func(w *world) {
 		first := ""
@@ -44,12 +45,7 @@ var scenarios = []*scenario{
 		w.over(w.say(0, 0, engine.WriteOptions{ID: "one"}), w.say(0, 1, engine.WriteOptions{}))
 	}},
 	{name: "a put whose answers are lost", walk: "write", act: func(w *world) {
-		first := ""
-		w.force = func(c *call, f *fate) {
-			if w.segmentOf(c, 0) && (first == "" || first == c.on) {
-				first, f.lostReply, f.hang = c.on, true, 12*time.Second
-			}
-		}
+		w.force = func(c *call, f *fate) { f.lostReply, f.hang = w.segmentOf(c, 0), 12*time.Second }
 		w.over(w.say(0, 0, engine.WriteOptions{ID: "one"}), w.say(0, 1, engine.WriteOptions{}))
 	}},
 	{name: "another's segment never comes", walk: "write", prepare: func(w *world) {
@@ -59,9 +55,13 @@ var scenarios = []*scenario{
 	}, act: func(w *world) { w.over(w.say(0, 0, engine.WriteOptions{ID: "behind"})) }},
 	{name: "another does not commit", walk: "write", prepare: func(w *world) {
 		w.force = func(c *call, f *fate) { f.lost, f.hang = c.op == "Commit" && c.p.slot == 1, 12*time.Second }
-		w.say(1, 0, engine.WriteOptions{ID: "slow"})
-		w.pass(100 * time.Millisecond)
-	}, act: func(w *world) { w.over(w.say(0, 0, engine.WriteOptions{ID: "behind"})) }},
+		for c := range 2 {
+			w.say(1, c, engine.WriteOptions{ID: fmt.Sprint("slow ", c)})
+			w.pass(200 * time.Millisecond)
+		}
+	}, act: func(w *world) {
+		w.over(w.say(0, 0, engine.WriteOptions{ID: "behind"}), w.say(0, 1, engine.WriteOptions{ID: "behind too"}))
+	}},
 	{name: "sweep forward", walk: "sweep", prepare: func(w *world) { w.leave("Commit") }, act: (*world).sweepUp},
 	{name: "sweep back", walk: "sweep", prepare: func(w *world) { w.leave("Put") }, act: (*world).sweepUp},
 	{name: "sweep forward, several", walk: "sweep", prepare: (*world).leaveSeveral, act: (*world).sweepUp},
