@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/jsonlake/lake/pkg/engine/codec"
 )
 
@@ -183,9 +181,9 @@ func (e *Engine) adoptPacks(ctx context.Context, n uint64, shard int, a *adopted
 	}
 	for part := range slices.Chunk(young, restorePacks) {
 		packs := make([]told, len(part))
-		g, gctx := errgroup.WithContext(ctx)
+		g, gctx := newTasks(ctx, 0)
 		for k, s := range part {
-			g.Go(func() error {
+			g.add(func() error {
 				prev, t := s.Snapshot.Start, &packs[k]
 				if s.Snapshot.Purged() { // its event covers all that was before
 					prev = Version{}
@@ -212,7 +210,7 @@ func (e *Engine) adoptPacks(ctx context.Context, n uint64, shard int, a *adopted
 				return err
 			})
 		}
-		if err := g.Wait(); err != nil {
+		if err := g.wait(); err != nil {
 			return err
 		}
 		var ids []RestoreID

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // Collecting garbage:
@@ -359,8 +357,7 @@ func (c *collection) delete(ctx context.Context, list []Garbage) error {
 		return cmp.Or(strings.Compare(a.Catalog, b.Catalog), a.Snapshot.Stop.Compare(b.Snapshot.Stop))
 	})
 	for part := range slices.Chunk(list, 100) {
-		g, gctx := errgroup.WithContext(ctx)
-		g.SetLimit(c.e.opts.Loads)
+		g, gctx := newTasks(ctx, c.e.opts.Loads)
 		for i := 0; i < len(part); {
 			n := 1
 			for part[i].Segment.IsZero() && i+n < len(part) && part[i+n].Catalog == part[i].Catalog {
@@ -368,7 +365,7 @@ func (c *collection) delete(ctx context.Context, list []Garbage) error {
 			}
 			these := part[i : i+n]
 			i += n
-			g.Go(func() error {
+			g.add(func() error {
 				for _, it := range these {
 					if err := c.deletePiece(gctx, it); err != nil {
 						return err
@@ -377,7 +374,7 @@ func (c *collection) delete(ctx context.Context, list []Garbage) error {
 				return nil
 			})
 		}
-		if err := g.Wait(); err != nil {
+		if err := g.wait(); err != nil {
 			return err
 		}
 		if err := c.pace(ctx, len(part)); err != nil {

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/jsonlake/lake/pkg/engine/codec"
 )
 
@@ -357,10 +355,9 @@ func (c *collection) holding(ctx context.Context, catalog string, at Version) ([
 	}
 	var mu sync.Mutex
 	for part := range slices.Chunk(list, 256) {
-		g, gctx := errgroup.WithContext(ctx)
-		g.SetLimit(c.e.opts.Loads)
+		g, gctx := newTasks(ctx, c.e.opts.Loads)
 		for _, o := range part {
-			g.Go(func() error {
+			g.add(func() error {
 				holds, err := c.holds(gctx, o.Key, catalog, at)
 				if err != nil {
 					return err
@@ -375,7 +372,7 @@ func (c *collection) holding(ctx context.Context, catalog string, at Version) ([
 				return nil
 			})
 		}
-		if err := g.Wait(); err != nil {
+		if err := g.wait(); err != nil {
 			return nil, err
 		}
 		if err := c.hold(ctx); err != nil {

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/maypok86/otter/v2"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/jsonlake/lake/pkg/engine/codec"
@@ -278,12 +277,11 @@ func (s *store) loadRuns(ctx context.Context, catalog string, runs []Run, frames
 	}
 	shared := len(runs) - inMemory - len(missing)
 	fs := fetches(runs, missing)
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(parallel)
+	g, gctx := newTasks(ctx, parallel)
 	for _, f := range fs {
-		g.Go(func() error { return s.fetchRuns(gctx, catalog, runs, keys, f, frames) })
+		g.add(func() error { return s.fetchRuns(gctx, catalog, runs, keys, f, frames) })
 	}
-	err := g.Wait()
+	err := g.wait()
 	t.Step("Load", begin).Int("runs", int64(len(runs))).Int("memory", int64(inMemory)).Int("shared", int64(shared)).Int("gets", int64(len(fs)))
 	return err
 }

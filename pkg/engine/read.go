@@ -9,8 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/jsonlake/lake/pkg/engine/codec"
 	"github.com/jsonlake/lake/pkg/engine/merge"
 	"github.com/jsonlake/lake/pkg/engine/trace"
@@ -398,20 +396,20 @@ type loaded struct {
 // the runs after it, at most Options.Loads objects of the bucket at once.
 func (e *Engine) load(ctx context.Context, catalog string, cached *document, snap Snapshot, runs []Run) (*loaded, error) {
 	m := &loaded{frames: make([]codec.Frame, len(runs))}
-	g, gctx := errgroup.WithContext(ctx)
+	g, gctx := newTasks(ctx, 0)
 	switch {
 	case cached != nil:
 		m.base = cached.body
 	case !snap.Stop.IsZero():
-		g.Go(func() (err error) {
+		g.add(func() (err error) {
 			m.base, err = e.loadSnapshot(gctx, catalog, snap)
 			return err
 		})
 	}
 	if len(runs) > 0 {
-		g.Go(func() error { return e.store.loadRuns(gctx, catalog, runs, m.frames, e.opts.Loads) })
+		g.add(func() error { return e.store.loadRuns(gctx, catalog, runs, m.frames, e.opts.Loads) })
 	}
-	if err := g.Wait(); err != nil {
+	if err := g.wait(); err != nil {
 		return nil, err
 	}
 	total := 0

@@ -13,8 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/jsonlake/lake/pkg/engine/codec"
 )
 
@@ -212,17 +210,17 @@ func (e *Engine) sealBelow(ctx context.Context, n uint64) (map[uint64]sealObject
 		sealed[m] = s
 		return nil
 	}
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(restoreLists)
-	for m := range exists {
+	g, gctx := newTasks(ctx, restoreLists)
+	epochs := slices.Sorted(maps.Keys(exists))
+	for _, m := range epochs {
 		if seals[m] {
-			g.Go(func() error { return seal(gctx, m) })
+			g.add(func() error { return seal(gctx, m) })
 		}
 	}
-	if err := g.Wait(); err != nil {
+	if err := g.wait(); err != nil {
 		return nil, err
 	}
-	for _, m := range slices.Sorted(maps.Keys(exists)) {
+	for _, m := range epochs {
 		if seals[m] {
 			continue
 		}
@@ -290,8 +288,7 @@ func (e *Engine) restore(ctx context.Context, n uint64, before []ShardEpoch, sea
 	oldest := n
 	var anew [Shards]*adopted
 	snapshots := e.counter("snapshots", 0)
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(e.opts.RestoreShards)
+	g, gctx := newTasks(ctx, e.opts.RestoreShards)
 	for s, b := range before {
 		saw(b.Mark.Unix())
 		knows := horizon.IsZero() || b.Mark.After(horizon)
@@ -303,7 +300,7 @@ func (e *Engine) restore(ctx context.Context, n uint64, before []ShardEpoch, sea
 		if !b.Empty && b.N != 0 {
 			e.opts.Hooks.recovering(n, "empty")
 		}
-		g.Go(func() error {
+		g.add(func() error {
 			err := e.insist(gctx, func() (err error) {
 				if err := e.index.Empty(gctx, s, n); err != nil {
 					return err
@@ -317,7 +314,7 @@ func (e *Engine) restore(ctx context.Context, n uint64, before []ShardEpoch, sea
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
+	if err := g.wait(); err != nil {
 		return 0, err
 	}
 	keys, err := e.remaining(ctx, sealed, oldest)
@@ -350,10 +347,9 @@ func (e *Engine) restore(ctx context.Context, n uint64, before []ShardEpoch, sea
 		total += len(shards[s])
 	}
 	runs := e.counter("runs", total)
-	g, gctx = errgroup.WithContext(ctx)
-	g.SetLimit(e.opts.RestoreShards)
+	g, gctx = newTasks(ctx, e.opts.RestoreShards)
 	for s := range Shards {
-		g.Go(func() error {
+		g.add(func() error {
 			if err := e.insist(gctx, func() error { return e.restoreShard(gctx, n, s, shards[s], anew[s], lost) }); err != nil {
 				return fmt.Errorf("restore shard %x: %w", s, err)
 			}
@@ -361,7 +357,7 @@ func (e *Engine) restore(ctx context.Context, n uint64, before []ShardEpoch, sea
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
+	if err := g.wait(); err != nil {
 		return 0, err
 	}
 	if greatest == 0 {
@@ -380,15 +376,14 @@ func (e *Engine) remaining(ctx context.Context, sealed map[uint64]sealObject, ol
 		defer mu.Unlock()
 		keys = append(keys, there...)
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(restoreLists)
-	for m, s := range sealed {
-		switch {
+	g, ctx := newTasks(ctx, restoreLists)
+	for _, m := range slices.Sorted(maps.Keys(sealed)) {
+		switch s := sealed[m]; {
 		case m < oldest || len(s.Segments) == 0:
 		case s.fresh: // was listed a moment ago
 			add(s.Segments)
 		default:
-			g.Go(func() error {
+			g.add(func() error {
 				err := e.insist(ctx, func() error {
 					there, _, err := e.listSealed(ctx, m, s.Segments)
 					if err == nil {
@@ -403,7 +398,8 @@ func (e *Engine) remaining(ctx context.Context, sealed map[uint64]sealObject, ol
 			})
 		}
 	}
-	err := g.Wait()
+	err := g.wait()
+	slices.Sort(keys) // the oldest are read first, whichever listing was faster
 	return keys, err
 }
 
@@ -432,14 +428,13 @@ func (e *Engine) listSealed(ctx context.Context, m uint64, sealed []string) (the
 func (e *Engine) readSegments(ctx context.Context, keys []string, lost *losses, saw func(int64)) (shards [Shards][]RestoreRun, damaged []damagedSegment, err error) {
 	var mu sync.Mutex
 	progress := e.counter("segments", len(keys))
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(max(restoreLoads, e.opts.Loads))
+	g, ctx := newTasks(ctx, max(restoreLoads, e.opts.Loads))
 	for _, key := range keys {
 		id, err := ParseSegmentKey(key)
 		if err != nil {
 			return shards, nil, fmt.Errorf("%w: in a seal: %w", ErrDamaged, err)
 		}
-		g.Go(func() error {
+		g.add(func() error {
 			b, err := e.getObject(ctx, key)
 			if errors.Is(err, ErrNotExist) {
 				return nil // collected since it was listed
@@ -469,7 +464,7 @@ func (e *Engine) readSegments(ctx context.Context, keys []string, lost *losses, 
 			return nil
 		})
 	}
-	err = g.Wait()
+	err = g.wait()
 	return shards, damaged, err
 }
 

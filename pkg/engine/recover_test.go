@@ -367,3 +367,52 @@ func TestRebuildAsksSideBySide(t *testing.T) {
 		}
 	})
 }
+
+// A writer dies, the clock of the index steps back, so that by it nothing is old and
+// nobody dead, and then the sweeper dies that would have seen it by its own clock.
+func TestDeadWriterAndDeadSweeper(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		offset := time.Duration(0)
+		h := newHouse(t)
+		h.index = memory.NewIndex(memory.Options{Clock: func() time.Time { return time.Now().Add(offset) }})
+		e := h.open(engine.Options{})
+		s := engine.SegmentID{Epoch: e.Epoch(), Unix: time.Now().Unix(), Writer: "deadbeef", N: 1}
+		if _, err := h.index.Heartbeat(t.Context(), e.Epoch(), s.Writer); err != nil {
+			t.Fatal(err)
+		}
+		res, err := h.index.PreCommit(t.Context(), engine.PreCommit{Epoch: e.Epoch(), Segment: s, Runs: []engine.Reserve{{Catalog: "c", N: 1, Type: engine.MergeTypeMergePatch, Path: "/"}}})
+		if err != nil || res.Runs[0].Err != nil {
+			t.Fatal(err, res)
+		}
+		offset = -time.Hour
+		sweeps := func() {
+			t.Helper()
+			if mine, err := h.index.Acquire(t.Context(), 0, "sweep", "a sweeper", 4*time.Second); !mine || err != nil {
+				t.Fatalf("the sweeper's lease: %v, %v", mine, err)
+			}
+		}
+		sweeps()
+		h.open(engine.Options{Sweep: true})
+		for range 8 {
+			time.Sleep(time.Second)
+			sweeps()
+		}
+		time.Sleep(50 * time.Millisecond) // its lease ends just after the next has looked
+		sweeps()
+		died := time.Now()
+		for {
+			st, err := h.index.Stuck(t.Context(), e.Epoch())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(st) == 0 {
+				break
+			}
+			if since := time.Since(died); since > 15*time.Second {
+				t.Fatalf("still stuck %s after the last fault: %+v", since, st)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
+}

@@ -45,10 +45,11 @@ func (e *Engine) sweepOnce(ctx context.Context, n uint64, firstSeen map[SegmentI
 	ictx, cancel := context.WithTimeout(ctx, e.opts.IndexTimeout)
 	defer cancel()
 	mine, err := e.index.Acquire(ictx, 0, "sweep", e.writer, sweepLease)
-	if err != nil || !mine {
-		clear(firstSeen)
+	if err != nil {
 		return err
 	}
+	// All look, one decides: by the time a sweeper has died, the next knows how old
+	// things are, and need not begin to count.
 	stuck, err := e.index.Stuck(ictx, n)
 	if err != nil {
 		return err
@@ -68,7 +69,7 @@ func (e *Engine) sweepOnce(ctx context.Context, n uint64, firstSeen map[SegmentI
 		}
 		old := s.Now.Sub(s.Since) > limit || now.Sub(firstSeen[s.Segment]) > limit
 		dead := s.Segment.Writer != e.writer && s.Now.Sub(alive) > heartbeatLimit
-		if !old && !dead {
+		if !mine || !old && !dead {
 			continue
 		}
 		if _, err := e.decide(ctx, s.Segment, s.Shards); err != nil {

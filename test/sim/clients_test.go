@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"testing/synctest"
 	"time"
 
 	"github.com/jsonlake/lake/pkg/engine"
@@ -84,6 +85,7 @@ func (w *world) begin(o *op, slot int, timeout time.Duration, do func(ctx contex
 		a := do(ctx, p.engine)
 		w.arrive(arrival{who: 1_000_000 + o.id, op: "answer", do: func() { w.finish(o, &a, nil) }})
 	}()
+	synctest.Wait() // operations that begin at one moment do so in order
 	return o
 }
 

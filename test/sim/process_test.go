@@ -152,6 +152,9 @@ func (l *lockedRand) Read(b []byte) (int, error) {
 // boot starts a process in a slot. It may fail, as a supervised process may,
 // and is started again then.
 func (w *world) boot(slot int, mode bootMode) *process {
+	if p := w.procs[slot]; p != nil && !p.dead.Load() {
+		panic(fmt.Sprintf("process %d is to be started beside itself", slot)) // nobody would end the other
+	}
 	w.lives++
 	p := &process{
 		w: w, slot: slot, who: slot*1000 + w.lives, server: w.connect(slot), cut: map[string]time.Duration{},

@@ -31,6 +31,27 @@ func TestReproducible(t *testing.T) {
 	t.Logf("%d of %d histories, from seed %d, were the same twice", same, n, from)
 }
 
+// TestReproducibleCrashPoints does the same with a few crash points of each scenario.
+func TestReproducibleCrashPoints(t *testing.T) {
+	n, same := 0, 0
+	for _, s := range scenarios {
+		for _, how := range []string{"before", "after", "late"} {
+			at := 1 + rand.IntN(30)
+			again := func() (lines []string) {
+				s.history(t, how, at, func(line string) { lines = append(lines, line) })
+				return lines
+			}
+			n++
+			if a, b := again(), again(); slices.Equal(a, b) {
+				same++
+			} else {
+				t.Errorf("crash point %s/%s/%d is not reproducible: %s", s.name, how, at, difference(a, b))
+			}
+		}
+	}
+	t.Logf("%d of %d crash points were the same twice", same, n)
+}
+
 func traced(t *testing.T, seed uint64) (lines []string) {
 	history(t, seed, kindOf(seed), "", func(line string) { lines = append(lines, line) })
 	return lines

@@ -31,8 +31,9 @@ var scenarios = []*scenario{
 		o := w.say(0, 0, engine.WriteOptions{ID: "alone"})
 		w.over(o)
 		v := o.result.Version
-		w.over(w.say(0, 0, engine.WriteOptions{IfVersion: &v, ID: "next"}), w.say(0, 1, engine.WriteOptions{IfAbsent: true}),
-			w.say(0, 2, engine.WriteOptions{ID: "shared"}), w.say(0, 1, engine.WriteOptions{}))
+		w.over(w.say(0, 1, engine.WriteOptions{IfAbsent: true}))
+		w.over(w.say(0, 1, engine.WriteOptions{}), // while it is put the others come together
+			w.say(0, 0, engine.WriteOptions{IfVersion: &v, ID: "next"}), w.say(0, 2, engine.WriteOptions{ID: "shared"}), w.say(0, 1, engine.WriteOptions{}))
 	}},
 	{name: "a put that is never answered", walk: "write", act: func(w *world) {
 		first := ""
@@ -44,12 +45,7 @@ var scenarios = []*scenario{
 		w.over(w.say(0, 0, engine.WriteOptions{ID: "one"}), w.say(0, 1, engine.WriteOptions{}))
 	}},
 	{name: "a put whose answers are lost", walk: "write", act: func(w *world) {
-		first := ""
-		w.force = func(c *call, f *fate) {
-			if w.segmentOf(c, 0) && (first == "" || first == c.on) {
-				first, f.lostReply, f.hang = c.on, true, 12*time.Second
-			}
-		}
+		w.force = func(c *call, f *fate) { f.lostReply, f.hang = w.segmentOf(c, 0), 12*time.Second }
 		w.over(w.say(0, 0, engine.WriteOptions{ID: "one"}), w.say(0, 1, engine.WriteOptions{}))
 	}},
 	{name: "another's segment never comes", walk: "write", prepare: func(w *world) {
@@ -59,11 +55,16 @@ var scenarios = []*scenario{
 	}, act: func(w *world) { w.over(w.say(0, 0, engine.WriteOptions{ID: "behind"})) }},
 	{name: "another does not commit", walk: "write", prepare: func(w *world) {
 		w.force = func(c *call, f *fate) { f.lost, f.hang = c.op == "Commit" && c.p.slot == 1, 12*time.Second }
-		w.say(1, 0, engine.WriteOptions{ID: "slow"})
-		w.pass(100 * time.Millisecond)
-	}, act: func(w *world) { w.over(w.say(0, 0, engine.WriteOptions{ID: "behind"})) }},
+		for c := range 2 {
+			w.say(1, c, engine.WriteOptions{ID: fmt.Sprint("slow ", c)})
+			w.pass(200 * time.Millisecond)
+		}
+	}, act: func(w *world) {
+		w.over(w.say(0, 0, engine.WriteOptions{ID: "behind"}), w.say(0, 1, engine.WriteOptions{ID: "behind too"}))
+	}},
 	{name: "sweep forward", walk: "sweep", prepare: func(w *world) { w.leave("Commit") }, act: (*world).sweepUp},
 	{name: "sweep back", walk: "sweep", prepare: func(w *world) { w.leave("Put") }, act: (*world).sweepUp},
+	{name: "sweep forward, several", walk: "sweep", prepare: (*world).leaveSeveral, act: (*world).sweepUp},
 	{name: "folds", walk: "fold", prepare: func(w *world) { w.speak(1, 3) }, act: func(w *world) {
 		w.over(w.doFold(0, 0))
 		w.over(w.say(1, 0, engine.WriteOptions{}))
@@ -240,6 +241,19 @@ func (w *world) leave(op string) {
 		w.violate("scenario", "the writer did not come to its %s", op)
 		w.kill(w.procs[1])
 	}
+	w.again(1, 12*time.Second, bootMode{})
+}
+
+// leaveSeveral lets the writer in slot 1 die when it has put several segments, two of
+// them of one catalog, and committed none.
+func (w *world) leaveSeveral() {
+	dying := w.procs[1]
+	w.force = func(c *call, f *fate) { f.lost, f.hang = c.p == dying && c.op == "Commit", 20*time.Second }
+	for c := range w.mix.Catalogs + 1 {
+		w.say(1, c%w.mix.Catalogs, engine.WriteOptions{ID: fmt.Sprint("left ", c)})
+		w.pass(200 * time.Millisecond)
+	}
+	w.kill(dying)
 	w.again(1, 12*time.Second, bootMode{})
 }
 
