@@ -59,8 +59,9 @@ var staircase = map[string]int{
 // support holds the packages that only tests may import: test files and test/*.
 // They stand beside step 2 and use the packages on it, as tests do.
 var support = map[string]bool{
-	"internal/testenv":      true,
-	"pkg/engine/enginetest": true,
+	"internal/testenv":        true,
+	"internal/testenv/mimedb": true,
+	"pkg/engine/enginetest":   true,
 }
 
 // foreign holds what the lake itself (steps 0 and 1) knows nothing of: the

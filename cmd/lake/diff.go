@@ -12,7 +12,7 @@ type diffCmd struct {
 	Catalog string     `arg:"" help:"Catalog."`
 	From    engine.At  `arg:"" help:"Version or time (RFC 3339, or seconds since 1970); 0_0 is before everything."`
 	To      *engine.At `arg:"" optional:"" help:"Version or time; now by default."`
-	Format  string     `help:"Kind of patch: ${enum}. By default a merge patch, or a JSON Patch where a merge patch cannot say it." enum:",merge-patch,json-patch" default:""`
+	Format  string     `help:"Kind of patch: merge-patch or json-patch. By default a merge patch, or a JSON Patch where a merge patch cannot say it." enum:",merge-patch,json-patch" default:""`
 }
 
 func (c *diffCmd) Run(ctx context.Context, s *streamsIO) error {

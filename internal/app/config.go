@@ -32,7 +32,7 @@ type Config struct {
 	Redis      string        `help:"Index Redis: redis://, rediss://, redis+sentinel://, redis+cluster://." default:"redis://127.0.0.1:6379" group:"Servers" secret:""`
 	CacheRedis string        `help:"Cache Redis, separate from the index; empty: none." group:"Servers" secret:"" placeholder:"URL"`
 	CacheTTL   time.Duration `name:"cache-ttl" help:"How long the cache Redis keeps an entry." default:"5m" group:"Servers"`
-	S3         string        `name:"s3" help:"Bucket: s3://bucket[/prefix]?endpoint=&region=&profile=&path_style=; credentials from AWS_*." group:"Servers" placeholder:"URL"`
+	S3         string        `name:"s3" help:"Bucket: s3://bucket[/prefix]?endpoint=&region=&profile=&path_style=; credentials from AWS_*." env:"LAKE_S3" group:"Servers" placeholder:"URL"`
 
 	Name          string `help:"Name of the lake: keeps two lakes apart in one Redis, and out of each other's buckets." group:"Lake" placeholder:"NAME"`
 	SubjectPrefix string `help:"First token of every NATS subject." default:"lake" group:"Lake"`

@@ -67,6 +67,19 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
+// A flag's environment variable is named as the flag, which docs/operations.md says.
+func TestEnvironmentNames(t *testing.T) {
+	_, flags, err := parse(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range flags {
+		if want := "LAKE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_")); f.Name != "help" && !slices.Contains(f.Envs, want) {
+			t.Errorf("--%s: got %v, want %s", f.Name, f.Envs, want)
+		}
+	}
+}
+
 func TestBadConfiguration(t *testing.T) {
 	for _, tc := range []struct {
 		args []string

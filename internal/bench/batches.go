@@ -228,13 +228,8 @@ func (b *bench) batched(ctx context.Context, form string, fold bool) (batcher, *
 	if !fold {
 		flags = neverFold
 	}
-	l, err := b.use(ctx, form, labOptions{flags: flags})
+	l, c, err := b.serving(ctx, form, labOptions{flags: flags})
 	if err != nil {
-		return nil, nil, err
-	}
-	c, err := l.client()
-	if err != nil {
-		l.stop()
 		return nil, nil, err
 	}
 	return c, l, nil
@@ -245,10 +240,7 @@ const p5Writers = 16
 
 // p5 is one catalog, as many deltas a second as there are versions.
 func (b *bench) p5(ctx context.Context) error {
-	for _, form := range []string{Embedded, Distributed} {
-		if !b.wants(form) || b.Target != "" && form == Embedded {
-			continue
-		}
+	for _, form := range b.forms(Embedded, Distributed) {
 		for _, part := range []func(context.Context, string) error{b.p5flat, b.p5folding, b.p5four} {
 			if err := part(ctx, form); err != nil {
 				return fmt.Errorf("%s: %w", form, err)

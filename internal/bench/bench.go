@@ -218,6 +218,12 @@ func (b *bench) ownLake() error {
 // wants says whether a form is asked for.
 func (b *bench) wants(form string) bool { return b.Form == "" || b.Form == form }
 
+// forms are those of some that are asked for, in their order. A lake that is there
+// counts as distributed.
+func (b *bench) forms(of ...string) []string {
+	return slices.DeleteFunc(of, func(form string) bool { return !b.wants(form) || b.Target != "" && form == Embedded })
+}
+
 // only is the error of a profile that has another form.
 func (b *bench) only(form string) error {
 	if err := b.ownLake(); err != nil {

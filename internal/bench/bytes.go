@@ -21,10 +21,7 @@ func (b *bench) p11(ctx context.Context) error {
 	if err := b.ownLake(); err != nil {
 		return err
 	}
-	for _, form := range []string{Distributed, Embedded} {
-		if !b.wants(form) {
-			continue
-		}
+	for _, form := range b.forms(Distributed, Embedded) {
 		if err := b.p11form(ctx, form); err != nil {
 			return err
 		}
@@ -33,15 +30,11 @@ func (b *bench) p11(ctx context.Context) error {
 }
 
 func (b *bench) p11form(ctx context.Context, form string) error {
-	l, err := b.start(ctx, form, labOptions{})
+	l, c, err := b.serving(ctx, form, labOptions{})
 	if err != nil {
 		return err
 	}
 	defer l.stop()
-	c, err := l.client()
-	if err != nil {
-		return err
-	}
 	catalog, body := newRun()(0), document(100<<10)
 	if _, err := c.Write(ctx, engine.WriteRequest{Catalog: catalog, MergeType: engine.MergeTypeReplace, Body: body}); err != nil {
 		return err

@@ -28,10 +28,7 @@ func (b *bench) p7(ctx context.Context) error {
 	if err := b.ownLake(); err != nil {
 		return err
 	}
-	for _, form := range []string{Distributed, Embedded} {
-		if !b.wants(form) {
-			continue
-		}
+	for _, form := range b.forms(Distributed, Embedded) {
 		if err := b.p7form(ctx, form); err != nil {
 			return err
 		}
@@ -40,15 +37,11 @@ func (b *bench) p7(ctx context.Context) error {
 }
 
 func (b *bench) p7form(ctx context.Context, form string) error {
-	l, err := b.start(ctx, form, labOptions{cache: true, flags: neverFold})
+	l, c, err := b.serving(ctx, form, labOptions{cache: true, flags: neverFold})
 	if err != nil {
 		return err
 	}
 	defer l.stop()
-	c, err := l.client()
-	if err != nil {
-		return err
-	}
 	// Frames come into the cache Redis by a read of another process: this one. The
 	// reader itself has never seen the catalog.
 	warm := func(context.Context, string) error { return nil }

@@ -25,10 +25,7 @@ func (b *bench) p13(ctx context.Context) error {
 	if err := b.ownLake(); err != nil {
 		return err
 	}
-	for _, form := range []string{Embedded, Distributed} {
-		if !b.wants(form) {
-			continue
-		}
+	for _, form := range b.forms(Embedded, Distributed) {
 		if err := b.growth(ctx, form); err != nil {
 			return fmt.Errorf("%s: %w", form, err)
 		}

@@ -80,12 +80,22 @@ func (b *bench) start(ctx context.Context, form string, o labOptions) (*lab, err
 	return l, nil
 }
 
-// use is the lake that is there, or one that is started.
-func (b *bench) use(ctx context.Context, form string, o labOptions) (*lab, error) {
+// serving is the lake that is there, or one that is started, and a client of it.
+// The caller stops it.
+func (b *bench) serving(ctx context.Context, form string, o labOptions) (*lab, *client.Client, error) {
+	l := &lab{form: target, nats: b.Target, prefix: b.SubjectPrefix}
 	if b.Target == "" {
-		return b.start(ctx, form, o)
+		var err error
+		if l, err = b.start(ctx, form, o); err != nil {
+			return nil, nil, err
+		}
 	}
-	return &lab{form: target, nats: b.Target, prefix: b.SubjectPrefix}, nil
+	c, err := l.client()
+	if err != nil {
+		l.stop()
+		return nil, nil, err
+	}
+	return l, c, nil
 }
 
 // stop ends what was started, the latest first. A child that has ended by itself

@@ -35,15 +35,11 @@ func (b *bench) p4(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	l, err := b.start(ctx, Embedded, labOptions{})
+	l, c, err := b.serving(ctx, Embedded, labOptions{})
 	if err != nil {
 		return err
 	}
 	defer l.stop()
-	c, err := l.client()
-	if err != nil {
-		return err
-	}
 	for _, way := range []struct {
 		row, what, target string
 		to                lake

@@ -33,15 +33,11 @@ func (b *bench) overloaded(ctx context.Context) error {
 	if b.Form != "" {
 		form = b.Form
 	}
-	l, err := b.start(ctx, form, labOptions{})
+	l, c, err := b.serving(ctx, form, labOptions{})
 	if err != nil {
 		return err
 	}
 	defer l.stop()
-	c, err := l.client()
-	if err != nil {
-		return err
-	}
 	p, err := l.pump()
 	if err != nil {
 		return err
@@ -82,15 +78,12 @@ func (b *bench) overloaded(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	after, err := l.count(ctx)
+	said, err := l.checkCount(ctx, before, p.acked)
 	if err != nil {
 		return err
 	}
-	if got, want := int64(after.metrics["lake_commit_deltas_total"]-before.metrics["lake_commit_deltas_total"]), p.acked; got != want {
-		return fmt.Errorf("WRONG COUNT: the lake has committed %d deltas, %d writes were acknowledged", got, want)
-	}
 	row := Row{Row: "Overload", What: "writes/s committed when twice the peak is offered, single writes on 1,000 catalogs", Form: form, Target: "≥ 0.9 × the peak at 1,024 in flight", Unit: "writes/s", Rounds: b.Rounds,
-		Measured: v["committed_per_s"], Limit: v["peak_per_s"], LimitIs: "the peak", AtLeast: true, Bound: 0.9, Checked: checked + ", as many committed", Latency: latencyOf(lat.merged()), Others: v.others(), Values: v.aside("committed_per_s", "peak_per_s")}
+		Measured: v["committed_per_s"], Limit: v["peak_per_s"], LimitIs: "the peak", AtLeast: true, Bound: 0.9, Checked: checked + said, Latency: latencyOf(lat.merged()), Others: v.others(), Values: v.aside("committed_per_s", "peak_per_s")}
 	row.Latency.PerSecond = round(v["offered_per_s"])
 	b.emit(row)
 	b.emit(Row{Row: "Overload p99", What: "p99 of the acknowledged, from when they were due", Form: form, Target: fmt.Sprintf("≤ %d ms", overloadP99), Unit: "ms", Rounds: b.Rounds, Measured: v["p99_ms"], Bound: overloadP99, Others: v.others()})

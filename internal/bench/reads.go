@@ -76,10 +76,7 @@ func readOf(from lake, name func(int) string, catalogs int, want []byte, relaxed
 
 // p6 is reads of documents that do not change.
 func (b *bench) p6(ctx context.Context) error {
-	for _, form := range []string{Distributed, Embedded} {
-		if !b.wants(form) || b.Target != "" && form == Embedded {
-			continue
-		}
+	for _, form := range b.forms(Distributed, Embedded) {
 		if err := b.p6form(ctx, form); err != nil {
 			return err
 		}
@@ -88,15 +85,11 @@ func (b *bench) p6(ctx context.Context) error {
 }
 
 func (b *bench) p6form(ctx context.Context, form string) error {
-	l, err := b.use(ctx, form, labOptions{})
+	l, c, err := b.serving(ctx, form, labOptions{})
 	if err != nil {
 		return err
 	}
 	defer l.stop()
-	c, err := l.client()
-	if err != nil {
-		return err
-	}
 	name, body := newRun(), document(1024)
 	if err := fill(ctx, c, name, manyCatalogs, body); err != nil {
 		return err

@@ -25,15 +25,11 @@ func (b *bench) resident(ctx context.Context) error {
 		return err
 	}
 	const pending, cache = 32 << 20, 32 << 20
-	l, err := b.start(ctx, Distributed, labOptions{flags: []string{"--max-pending-bytes", strconv.Itoa(pending), "--document-cache", strconv.Itoa(cache)}})
+	l, c, err := b.serving(ctx, Distributed, labOptions{flags: []string{"--max-pending-bytes", strconv.Itoa(pending), "--document-cache", strconv.Itoa(cache)}})
 	if err != nil {
 		return err
 	}
 	defer l.stop()
-	c, err := l.client()
-	if err != nil {
-		return err
-	}
 	b.say("more than the services may keep: 60 MB of documents, 48 MB of writes at once")
 	name := newRun()
 	const documents, size = 300, 200 << 10

@@ -15,15 +15,11 @@ func (b *bench) p2(ctx context.Context) error {
 	if err := b.only(Distributed); err != nil {
 		return err
 	}
-	l, err := b.start(ctx, Distributed, labOptions{putLatency: slowPut})
+	l, c, err := b.serving(ctx, Distributed, labOptions{putLatency: slowPut})
 	if err != nil {
 		return err
 	}
 	defer l.stop()
-	c, err := l.client()
-	if err != nil {
-		return err
-	}
 	w := newWriters(c, manyInFlight, manyCatalogs)
 	before, err := l.count(ctx)
 	if err != nil {
@@ -43,7 +39,7 @@ func (b *bench) p2(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	said, err := w.checkCount(ctx, l, before)
+	said, err := l.checkCount(ctx, before, w.acked.Load())
 	if err != nil {
 		return err
 	}
@@ -61,15 +57,11 @@ func (b *bench) p8(ctx context.Context) error {
 			return err
 		}
 	}
-	l, err := b.use(ctx, Distributed, labOptions{putLatency: slowPut})
+	l, c, err := b.serving(ctx, Distributed, labOptions{putLatency: slowPut})
 	if err != nil {
 		return err
 	}
 	defer l.stop()
-	c, err := l.client()
-	if err != nil {
-		return err
-	}
 	const perSecond = 200
 	w := newWriters(c, 16, 1)
 	for i := range 16 { // a document that has every member

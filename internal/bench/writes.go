@@ -110,7 +110,7 @@ func (w *writers) check(ctx context.Context) (string, error) {
 
 // checkCount compares the deltas that the lake has committed since a moment with
 // the acknowledged ones, where the lake is ours alone.
-func (w *writers) checkCount(ctx context.Context, l *lab, before counts) (string, error) {
+func (l *lab) checkCount(ctx context.Context, before counts, acked int64) (string, error) {
 	if len(l.ops) == 0 {
 		return "", nil
 	}
@@ -118,7 +118,7 @@ func (w *writers) checkCount(ctx context.Context, l *lab, before counts) (string
 	if err != nil {
 		return "", err
 	}
-	if got, want := int64(after.metrics["lake_commit_deltas_total"]-before.metrics["lake_commit_deltas_total"]), w.acked.Load(); got != want {
+	if got, want := int64(after.metrics["lake_commit_deltas_total"]-before.metrics["lake_commit_deltas_total"]), acked; got != want {
 		return "", fmt.Errorf("WRONG COUNT: the lake has committed %d deltas, %d writes were acknowledged", got, want)
 	}
 	return ", as many committed", nil
@@ -178,10 +178,7 @@ const (
 
 // p1 is single messages, one write each.
 func (b *bench) p1(ctx context.Context) error {
-	for _, form := range []string{Distributed, Embedded} {
-		if !b.wants(form) || b.Target != "" && form == Embedded {
-			continue
-		}
+	for _, form := range b.forms(Distributed, Embedded) {
 		if err := b.p1form(ctx, form); err != nil {
 			return err
 		}
@@ -190,15 +187,11 @@ func (b *bench) p1(ctx context.Context) error {
 }
 
 func (b *bench) p1form(ctx context.Context, form string) error {
-	l, err := b.use(ctx, form, labOptions{})
+	l, c, err := b.serving(ctx, form, labOptions{})
 	if err != nil {
 		return err
 	}
 	defer l.stop()
-	c, err := l.client()
-	if err != nil {
-		return err
-	}
 	published, err := b.barePublish(ctx, l, manyInFlight, 200)
 	if err != nil && b.Target == "" {
 		return fmt.Errorf("JetStream publish: %w", err)
@@ -236,7 +229,7 @@ func (b *bench) p1form(ctx context.Context, form string) error {
 		if row.Checked, err = w.check(ctx); err != nil {
 			return err
 		}
-		said, err := w.checkCount(ctx, l, before)
+		said, err := l.checkCount(ctx, before, w.acked.Load())
 		if err != nil {
 			return err
 		}
@@ -337,15 +330,11 @@ func (b *bench) parts(ctx context.Context, l *lab, o engine.Objects) (put, scrip
 }
 
 func (b *bench) p3local(ctx context.Context) error {
-	l, err := b.start(ctx, Distributed, labOptions{})
+	l, c, err := b.serving(ctx, Distributed, labOptions{})
 	if err != nil {
 		return err
 	}
 	defer l.stop()
-	c, err := l.client()
-	if err != nil {
-		return err
-	}
 	o, err := l.objects(ctx)
 	if err != nil {
 		return err
@@ -382,15 +371,11 @@ func (b *bench) p3local(ctx context.Context) error {
 // not NATS must not show.
 func (b *bench) p3slow(ctx context.Context) error {
 	const latency = 180 * time.Millisecond
-	l, err := b.start(ctx, Distributed, labOptions{putLatency: latency})
+	l, c, err := b.serving(ctx, Distributed, labOptions{putLatency: latency})
 	if err != nil {
 		return err
 	}
 	defer l.stop()
-	c, err := l.client()
-	if err != nil {
-		return err
-	}
 	o, err := l.objects(ctx)
 	if err != nil {
 		return err

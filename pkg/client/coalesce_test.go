@@ -177,17 +177,6 @@ func silent(t *testing.T, s *testenv.NATSServer) (requests <-chan *nats.Msg) {
 	return ch
 }
 
-func listen(t *testing.T, s *testenv.NATSServer, subject string, f func(*nats.Msg)) {
-	t.Helper()
-	nc := s.Connect(t)
-	if _, err := nc.Subscribe(subject, f); err != nil {
-		t.Fatal(err)
-	}
-	if err := nc.Flush(); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // Without an answer: who waits in the queue is told that nothing was sent, who
 // has left that the outcome is unknown, by the id of the batch.
 func TestCoalescedUnknown(t *testing.T) {

@@ -33,15 +33,30 @@ func (x *troubles) take() string {
 	return s
 }
 
-func keysUnder(t *testing.T, h *house, prefix string) (keys []string) {
+// folded is a lake on a clock whose catalog c was written n times, a second apart,
+// and folded after each ten but the last.
+func folded(t *testing.T, o engine.Options, n int) (h *house, e *engine.Engine, all []told) {
 	t.Helper()
-	for o, err := range h.objects.List(t.Context(), prefix, "") {
-		if err != nil {
-			t.Fatal(err)
+	h, clock := clocked(t)
+	e = h.open(o)
+	for i := range n {
+		clock.Add(1)
+		all = writeTold(t, e, all, merge.Delta{Type: merge.MergePatch, Path: "/", Body: fmt.Appendf(nil, `{"n":%d,"m%d":1}`, i, i)}, "")
+		if i%10 == 9 && i < n-1 {
+			fold(t, e, "c")
 		}
-		keys = append(keys, o.Key)
 	}
-	return keys
+	return h, e, all
+}
+
+// remove takes objects out of the bucket.
+func (h *house) remove(keys ...string) {
+	h.t.Helper()
+	for _, key := range keys {
+		if err := h.objects.Delete(h.t.Context(), key); err != nil {
+			h.t.Fatal(err)
+		}
+	}
 }
 
 // A lost or damaged snapshot costs nothing but work, whichever it is, also when
@@ -59,9 +74,7 @@ func TestLostSnapshots(t *testing.T) {
 		clock.Add(int64(i % 2))
 		all = writeTold(t, e, all, randomDelta(r), "")
 		if i%10 == 9 && i < 45 {
-			if _, err := e.Fold(t.Context(), "c"); err != nil {
-				t.Fatal(err)
-			}
+			fold(t, e, "c")
 		}
 	}
 	last := all[len(all)-1]
@@ -72,7 +85,7 @@ func TestLostSnapshots(t *testing.T) {
 		}
 		return string(res.Body)
 	}
-	snaps := keysUnder(t, h, engine.CatalogDir("c")+"/snap/")
+	snaps := h.keys(engine.CatalogDir("c") + "/snap/")
 	if len(snaps) != 4 {
 		t.Fatalf("got snapshots %q, want 4", snaps)
 	}
@@ -83,9 +96,7 @@ func TestLostSnapshots(t *testing.T) {
 			t.Fatal(err)
 		}
 		whole[key] = bytes.Clone(b)
-		if err := h.objects.Delete(t.Context(), key); err != nil {
-			t.Fatal(err)
-		}
+		h.remove(key)
 		if flip >= 0 {
 			b[flip%len(b)] ^= 4
 			if err := h.objects.Objects.Put(t.Context(), key, b); err != nil {
@@ -158,26 +169,11 @@ func TestLostSnapshots(t *testing.T) {
 // What retention has taken is gone: it is said so, and what is kept is whole.
 func TestHistoryGone(t *testing.T) {
 	t.Parallel()
-	h, clock := clocked(t)
 	o := engine.Options{Name: "gone", DocumentCache: -1, FrameCache: -1}
-	e := h.open(o)
-	var all []told
-	for i := range 40 {
-		clock.Add(1)
-		all = writeTold(t, e, all, merge.Delta{Type: merge.MergePatch, Path: "/", Body: fmt.Appendf(nil, `{"n":%d,"m%d":1}`, i, i)}, fmt.Sprint(i))
-		if i%10 == 9 && i < 39 {
-			if _, err := e.Fold(t.Context(), "c"); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	h, e, all := folded(t, o, 40)
 	// The first two snapshots and their packs go, the third stands on nothing.
 	for _, dir := range []string{"/snap/", "/delta/"} {
-		for _, key := range keysUnder(t, h, engine.CatalogDir("c")+dir)[:2] {
-			if err := h.objects.Delete(t.Context(), key); err != nil {
-				t.Fatal(err)
-			}
-		}
+		h.remove(h.keys(engine.CatalogDir("c") + dir)[:2]...)
 	}
 	e = h.rebuild(e, o)
 	for i, w := range all {
@@ -228,28 +224,10 @@ func TestHistoryGone(t *testing.T) {
 // them; a pack that is missing between others is damage as ever.
 func TestHistoryHalfGone(t *testing.T) {
 	t.Parallel()
-	h, clock := clocked(t)
 	o := engine.Options{Name: "half", DocumentCache: -1, FrameCache: -1}
-	e := h.open(o)
-	var all []told
-	for i := range 50 {
-		clock.Add(1)
-		all = writeTold(t, e, all, merge.Delta{Type: merge.MergePatch, Path: "/", Body: fmt.Appendf(nil, `{"n":%d}`, i)}, fmt.Sprint(i))
-		if i%10 == 9 && i < 49 {
-			if _, err := e.Fold(t.Context(), "c"); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	packs := keysUnder(t, h, engine.CatalogDir("c")+"/delta/")
-	snaps := keysUnder(t, h, engine.CatalogDir("c")+"/snap/")
-	remove := func(keys ...string) {
-		for _, key := range keys {
-			if err := h.objects.Delete(t.Context(), key); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	h, e, all := folded(t, o, 50)
+	packs := h.keys(engine.CatalogDir("c") + "/delta/")
+	snaps := h.keys(engine.CatalogDir("c") + "/snap/")
 	check := func(what string, kept int) {
 		t.Helper()
 		if log := wholeLog(t, e, "c", 3); len(log) != 50-kept || log[0].Version != all[kept].version || log[0].Prev != all[kept-1].version {
@@ -268,13 +246,13 @@ func TestHistoryHalfGone(t *testing.T) {
 			t.Errorf("%s: the log after a version that is gone: got %v", what, err)
 		}
 	}
-	remove(packs[0])
+	h.remove(packs[0])
 	e = h.rebuild(e, o)
 	check("the oldest pack is gone", 10)
-	remove(snaps[0], packs[1], snaps[1]) // by a collector that was stopped
+	h.remove(snaps[0], packs[1], snaps[1]) // by a collector that was stopped
 	check("the second goes while the index knows it", 20)
 
-	remove(packs[3]) // of the newest snapshot
+	h.remove(packs[3]) // of the newest snapshot
 	if _, err := e.Log(t.Context(), engine.LogRequest{Catalog: "c", Limit: 50}); !errors.Is(err, engine.ErrDamaged) || !strings.Contains(err.Error(), packs[3]) {
 		t.Errorf("the newest pack is missing: got %v, want damage that names %s", err, packs[3])
 	}

@@ -1,83 +1,17 @@
 package engine_test
 
 import (
-	"bufio"
 	"bytes"
-	"compress/gzip"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
-	"io"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"testing"
 
+	"github.com/jsonlake/lake/internal/testenv/mimedb"
 	"github.com/jsonlake/lake/pkg/engine"
 	"github.com/jsonlake/lake/pkg/engine/merge"
 )
-
-// revision is a line of the public history of mime-db's db.json.
-type revision struct {
-	N      int             `json:"n"`
-	Merge  string          `json:"merge"`
-	Body   json.RawMessage `json:"body"`
-	SHA256 string          `json:"sha256"`
-}
-
-func mimeDB(t *testing.T) (all []revision) {
-	t.Helper()
-	f, err := os.Open("../../testdata/mime-db/history.ndjson.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := bufio.NewReader(z)
-	for {
-		line, err := r.ReadBytes('\n')
-		if len(line) > 0 {
-			var rev revision
-			if err := json.Unmarshal(line, &rev); err != nil {
-				t.Fatal(err)
-			}
-			all = append(all, rev)
-		}
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if len(all) != 233 {
-		t.Fatalf("got %d revisions, want 233", len(all))
-	}
-	return all
-}
-
-// checksum is of the canonical form that testdata/mime-db/README.md describes.
-func checksum(t *testing.T, doc []byte) string {
-	t.Helper()
-	d := json.NewDecoder(bytes.NewReader(doc))
-	d.UseNumber()
-	var v any
-	if err := d.Decode(&v); err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		t.Fatal(err)
-	}
-	sum := sha256.Sum256(bytes.TrimSuffix(b.Bytes(), []byte("\n")))
-	return hex.EncodeToString(sum[:])
-}
 
 // The 233 revisions of a real document, which have the listed checksums, over
 // 30 s of the index's clock: each version and each second is found, outcomes are
@@ -89,7 +23,7 @@ func TestMimeDBPast(t *testing.T) {
 	h, clock := clocked(t)
 	o := engine.Options{Name: "mime", DocumentCache: -1, FrameCache: -1}
 	e := h.open(o)
-	revs := mimeDB(t)
+	revs := mimedb.History(t, "../..")
 	var all []told
 	for i, rev := range revs {
 		clock.Store(1_700_000_000 + int64(i)*30/int64(len(revs)))
@@ -98,7 +32,7 @@ func TestMimeDBPast(t *testing.T) {
 			t.Fatal(err)
 		}
 		all = writeTold(t, e, all, d, strconv.Itoa(rev.N))
-		if got := checksum(t, all[i].doc); got != rev.SHA256 {
+		if got := mimedb.Checksum(t, all[i].doc); got != rev.SHA256 {
 			t.Fatalf("revision %d: checksum %s, want %s", rev.N, got, rev.SHA256)
 		}
 	}

@@ -1,84 +1,39 @@
 package e2e
 
 import (
-	"bufio"
 	"bytes"
-	"compress/gzip"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
-	"os"
 	"testing"
 	"time"
 
 	"github.com/jsonlake/lake/internal/testenv"
+	"github.com/jsonlake/lake/internal/testenv/mimedb"
 	"github.com/jsonlake/lake/pkg/client"
 	"github.com/jsonlake/lake/pkg/engine"
 )
 
-// revision is a line of the public history of mime-db's db.json.
-type revision struct {
-	N      int             `json:"n"`
-	Merge  string          `json:"merge"`
-	Body   json.RawMessage `json:"body"`
-	SHA256 string          `json:"sha256"`
-}
-
-func mimeDB(t *testing.T) []revision {
+// request is the write of a revision.
+func request(t *testing.T, rev mimedb.Revision) engine.WriteRequest {
 	t.Helper()
-	f, err := os.Open("../../testdata/mime-db/history.ndjson.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []revision
-	s := bufio.NewScanner(z)
-	s.Buffer(nil, 16<<20)
-	for s.Scan() {
-		var r revision
-		if err := json.Unmarshal(s.Bytes(), &r); err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, r)
-	}
-	if err := s.Err(); err != nil || len(all) != 233 {
-		t.Fatalf("got %d revisions (%v), want 233", len(all), err)
-	}
-	return all
-}
-
-func (r revision) request(t *testing.T) engine.WriteRequest {
-	t.Helper()
-	w := engine.WriteRequest{Catalog: "mime-db", Path: "/", Body: r.Body}
-	if err := w.MergeType.UnmarshalText([]byte(r.Merge)); err != nil {
+	w := engine.WriteRequest{Catalog: "mime-db", Path: "/", Body: rev.Body}
+	if err := w.MergeType.UnmarshalText([]byte(rev.Merge)); err != nil {
 		t.Fatal(err)
 	}
 	return w
 }
 
-func checksum(t *testing.T, doc []byte) string {
-	t.Helper()
-	sum := sha256.Sum256(canonical(t, doc))
-	return hex.EncodeToString(sum[:])
-}
-
 // replay writes all revisions over NATS and holds the document after each to
 // its checksum. It gives the last document.
-func replay(t *testing.T, url string, after func(revision)) []byte {
+func replay(t *testing.T, url string) []byte {
 	t.Helper()
 	c, err := client.New(connect(t, url))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var doc []byte
-	for _, rev := range mimeDB(t) {
+	for _, rev := range mimedb.History(t, "../..") {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		w, err := c.Write(ctx, rev.request(t))
+		w, err := c.Write(ctx, request(t, rev))
 		if err != nil {
 			t.Fatalf("revision %d: %v", rev.N, err)
 		}
@@ -90,13 +45,10 @@ func replay(t *testing.T, url string, after func(revision)) []byte {
 		if r.Version != w.Version {
 			t.Fatalf("revision %d: read version %s, wrote %s", rev.N, r.Version, w.Version)
 		}
-		if got := checksum(t, r.Body); got != rev.SHA256 {
+		if got := mimedb.Checksum(t, r.Body); got != rev.SHA256 {
 			t.Fatalf("revision %d: checksum %s, want %s", rev.N, got, rev.SHA256)
 		}
 		doc = r.Body
-		if after != nil {
-			after(rev)
-		}
 	}
 	return doc
 }
@@ -123,7 +75,7 @@ func readNow(t *testing.T, url string) []byte {
 // snapshotter's.
 func TestMimeDBServe(t *testing.T) {
 	s := serve(t, t.TempDir())
-	doc := replay(t, s.url, nil)
+	doc := replay(t, s.url)
 	testenv.WaitFor(t, 20*time.Second, func() bool { return metric(t, s.ops, "lake_jobs_handled_total", `result="folded"`) > 0 })
 	puts := metric(t, s.ops, "lake_objects_requests_total", `op="put"`)
 	for range 50 {
@@ -144,7 +96,7 @@ func TestMimeDBServe(t *testing.T) {
 // one ingest, two snapshotters, one reader, each a process.
 func TestMimeDBDistributed(t *testing.T) {
 	d := distributed(t, 0)
-	doc := replay(t, d.nats.URL, nil)
+	doc := replay(t, d.nats.URL)
 	snapshots := func() float64 {
 		return metric(t, d.ops["snapshotter-1"], "lake_jobs_handled_total", `result="folded"`) + metric(t, d.ops["snapshotter-2"], "lake_jobs_handled_total", `result="folded"`)
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jsonlake/lake/internal/testenv/mimedb"
 	"github.com/jsonlake/lake/pkg/client"
 	"github.com/jsonlake/lake/pkg/engine"
 	"github.com/jsonlake/lake/pkg/engine/merge"
@@ -29,13 +30,13 @@ func TestMimeDBPast(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	revs := mimeDB(t)
+	revs := mimedb.History(t, "../..")
 	versions := make([]engine.Version, len(revs))
 	docs := make([][]byte, len(revs))
 	begin := time.Now()
 	for i, rev := range revs {
 		time.Sleep(time.Until(begin.Add(time.Duration(i) * 21 * time.Second / time.Duration(len(revs))))) // the pace of the replay is what is tested
-		w := rev.request(t)
+		w := request(t, rev)
 		w.Author = strconv.Itoa(rev.N)
 		r, err := c.Write(t.Context(), w)
 		if err != nil {
@@ -64,7 +65,7 @@ func TestMimeDBPast(t *testing.T) {
 		at := func(at *engine.At, i int) {
 			t.Helper()
 			r, err := c.Read(ctx, engine.ReadRequest{Catalog: "mime-db", At: at})
-			if err != nil || r.Version != versions[i] || checksum(t, r.Body) != revs[i].SHA256 {
+			if err != nil || r.Version != versions[i] || mimedb.Checksum(t, r.Body) != revs[i].SHA256 {
 				t.Fatalf("%s: at %s: version %s, %v; want revision %d at %s", when, at, r.Version, err, i+1, versions[i])
 			}
 		}
@@ -102,7 +103,7 @@ func TestMimeDBPast(t *testing.T) {
 				t.Fatal(err)
 			}
 			got, _, err := merge.Merge(docs[i-1], []merge.Delta{{Type: d.Merge, Path: "/", Body: d.Patch}}, merge.Limits{})
-			if err != nil || checksum(t, got) != revs[i].SHA256 {
+			if err != nil || mimedb.Checksum(t, got) != revs[i].SHA256 {
 				t.Fatalf("%s: the diff to revision %d leads elsewhere (%v)", when, i+1, err)
 			}
 		}

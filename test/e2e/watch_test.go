@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/jsonlake/lake/internal/testenv"
+	"github.com/jsonlake/lake/internal/testenv/mimedb"
 	"github.com/jsonlake/lake/pkg/client"
 	"github.com/jsonlake/lake/pkg/engine"
 	"github.com/jsonlake/lake/pkg/events"
@@ -53,8 +54,8 @@ func TestWatchResumesMimeDB(t *testing.T) {
 		options[name] = o
 	}
 	versions := []engine.Version{}
-	for _, rev := range mimeDB(t) {
-		w := rev.request(t)
+	for _, rev := range mimedb.History(t, "../..") {
+		w := request(t, rev)
 		w.Author = strconv.Itoa(rev.N)
 		r, err := c.Write(ctx, w)
 		if err != nil {
@@ -100,13 +101,13 @@ func TestWatchResumesMimeDB(t *testing.T) {
 	// The command line: its last cursor goes on.
 	out := lake(t, "watch", "mime-db", "--cursor", options["one"].Cursor, "--count", "233", "--include", "document", "--json", "--lake", s.url)
 	d, n := json.NewDecoder(strings.NewReader(out)), 0
-	revs := mimeDB(t)
+	revs := mimedb.History(t, "../..")
 	for ; d.More(); n++ {
 		var item events.Item
 		if err := d.Decode(&item); err != nil {
 			t.Fatal(err)
 		}
-		if item.Version != versions[n] || item.Cursor != versions[n].String() || checksum(t, item.Document) != revs[n].SHA256 {
+		if item.Version != versions[n] || item.Cursor != versions[n].String() || mimedb.Checksum(t, item.Document) != revs[n].SHA256 {
 			t.Fatalf("line %d: version %s, cursor %s", n+1, item.Version, item.Cursor)
 		}
 	}

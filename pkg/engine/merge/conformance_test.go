@@ -1,16 +1,14 @@
 package merge
 
 import (
-	"bufio"
 	"bytes"
-	"compress/gzip"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/jsonlake/lake/internal/testenv/mimedb"
 )
 
 type patchCase struct {
@@ -191,67 +189,27 @@ func nest(doc []byte, level int) []byte {
 	return doc
 }
 
-type mimeDelta struct {
-	N      int             `json:"n"`
-	Merge  Type            `json:"merge"`
-	Body   json.RawMessage `json:"body"`
-	SHA256 string          `json:"sha256"`
-}
-
-func loadMimeDB(t testing.TB) ([]Delta, []string) {
+// mimeDB gives the history of a real document as deltas, every second strict.
+func mimeDB(t testing.TB) (revs []mimedb.Revision, deltas []Delta) {
 	t.Helper()
-	f, err := os.Open(filepath.Join("..", "..", "..", "testdata", "mime-db", "history.ndjson.gz"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var deltas []Delta
-	var sums []string
-	lines := bufio.NewScanner(z)
-	lines.Buffer(nil, 16<<20)
-	for lines.Scan() {
-		var d mimeDelta
-		if err := json.Unmarshal(lines.Bytes(), &d); err != nil {
-			t.Fatal(err)
+	revs = mimedb.History(t, "../../..")
+	for _, r := range revs {
+		d := Delta{Path: "/", Strict: r.N%2 == 0}
+		err := d.Type.UnmarshalText([]byte(r.Merge))
+		if err == nil {
+			d.Body, err = Check(d.Type, r.Body, Limits{})
 		}
-		body, err := Check(d.Merge, d.Body, Limits{})
 		if err != nil {
-			t.Fatalf("delta %d: %v", d.N, err)
+			t.Fatalf("delta %d: %v", r.N, err)
 		}
-		deltas = append(deltas, Delta{Type: d.Merge, Path: "/", Body: body, Strict: d.N%2 == 0})
-		sums = append(sums, d.SHA256)
+		deltas = append(deltas, d)
 	}
-	if lines.Err() != nil || len(deltas) != 233 {
-		t.Fatalf("got %d deltas, %v, want 233", len(deltas), lines.Err())
-	}
-	return deltas, sums
-}
-
-// canonical sorts keys, drops white space and writes UTF-8 without escapes.
-func canonical(t testing.TB, doc []byte) []byte {
-	t.Helper()
-	dec := json.NewDecoder(bytes.NewReader(doc))
-	dec.UseNumber()
-	var v any
-	if err := dec.Decode(&v); err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		t.Fatal(err)
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+	return revs, deltas
 }
 
 func TestMimeDBHistory(t *testing.T) {
 	t.Parallel()
-	deltas, sums := loadMimeDB(t)
+	revs, deltas := mimeDB(t)
 	mustMerge := func(base []byte, d []Delta) []byte {
 		t.Helper()
 		doc, out, err := Merge(base, d, Limits{})
@@ -269,9 +227,8 @@ func TestMimeDBHistory(t *testing.T) {
 	docs := make([][]byte, len(deltas)+1)
 	for i := range deltas {
 		docs[i+1] = mustMerge(docs[i], deltas[i:i+1])
-		sum := sha256.Sum256(canonical(t, docs[i+1]))
-		if got := hex.EncodeToString(sum[:]); got != sums[i] {
-			t.Fatalf("version %d: got sha256 %s, want %s", i+1, got, sums[i])
+		if got := mimedb.Checksum(t, docs[i+1]); got != revs[i].SHA256 {
+			t.Fatalf("version %d: got sha256 %s, want %s", i+1, got, revs[i].SHA256)
 		}
 	}
 	last := docs[len(deltas)]
@@ -287,5 +244,5 @@ func TestMimeDBHistory(t *testing.T) {
 			t.Fatalf("cut at %d: got another document", cut)
 		}
 	}
-	t.Logf("%d deltas, %d cuts, last document %d bytes, sha256 %s", len(deltas), len(deltas)+1, len(last), sums[len(sums)-1])
+	t.Logf("%d deltas, %d cuts, last document %d bytes, sha256 %s", len(deltas), len(deltas)+1, len(last), revs[len(revs)-1].SHA256)
 }
