@@ -88,8 +88,8 @@ func drawMix(seed uint64, kind string) mix {
 	}
 	m.RestoreShards = 1 + int(seed%8)
 	m.CompactAfter = []time.Duration{time.Second, 3 * time.Second, 8 * time.Second}[c.IntN(3)]
-	if c.IntN(3) == 0 && kind == "" && m.Collect { // a process that only collects is stopped in it; no put is late or stopped, and the grace is short
-		m.Stops = 2 + c.IntN(3)
+	if c.IntN(2) == 0 && kind == "" && m.Collect { // a process that only collects is stopped in it; no put is late or stopped, and the grace is short
+		m.Stops = 3 + c.IntN(3)
 		m.Pauses, m.Bucket.Late, m.Bucket.Twice, m.Folds = 0, 0, 0, 6+c.IntN(6)
 		m.Grace = []time.Duration{200 * time.Millisecond, time.Second, 4 * time.Second}[c.IntN(3)]
 	}
