@@ -208,8 +208,8 @@ func (p *process) startRelay(ctx context.Context, r *events.Relay, e *engine.Eng
 // pokes are hooks that wake the relay when something was committed or folded.
 func pokes(r *events.Relay) engine.Hooks {
 	return engine.Hooks{
-		Committed: func(string, engine.Version, int) { r.Poke() },
-		Folded:    func(string, int64, int64, time.Duration) { r.Poke() },
+		Committed: func(catalog string, _ engine.Version, _ int) { r.PokeFor(catalog) },
+		Folded:    func(catalog string, _, _ int64, _ time.Duration) { r.PokeFor(catalog) },
 	}
 }
 

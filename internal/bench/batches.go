@@ -260,7 +260,7 @@ func (b *bench) long() time.Duration {
 }
 
 // batchLoad runs the writers and gives what they cost.
-func (b *bench) batchLoad(ctx context.Context, l *lab, w *batchers, d time.Duration) (Values, *loaded, error) {
+func (b *bench) batchLoad(ctx context.Context, l *lab, name string, w *batchers, d time.Duration) (Values, *loaded, error) {
 	generator := w.generator()
 	b.say("write for %v", d)
 	had := w.written()
@@ -268,7 +268,9 @@ func (b *bench) batchLoad(ctx context.Context, l *lab, w *batchers, d time.Durat
 	if err != nil {
 		return nil, nil, err
 	}
-	load, err := sound(closed(ctx, len(w.each), b.warmup(), d, w.write))
+	load, err := b.profiled(ctx, l, "p5-"+l.form+"-"+name, func() (*loaded, error) {
+		return sound(closed(ctx, len(w.each), b.warmup(), d, w.write))
+	})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -295,7 +297,7 @@ func (b *bench) p5flat(ctx context.Context, form string) error {
 	}
 	defer l.stop()
 	w := newBatchers(to, p5Writers, 1)
-	v, _, err := b.batchLoad(ctx, l, w, b.long())
+	v, _, err := b.batchLoad(ctx, l, "one", w, b.long())
 	if err != nil {
 		return err
 	}
@@ -324,7 +326,7 @@ func (b *bench) p5folding(ctx context.Context, form string) error {
 	}
 	defer l.stop()
 	w := newBatchers(to, p5Writers, 1)
-	v, _, err := b.batchLoad(ctx, l, w, max(b.long()/4, b.Duration))
+	v, _, err := b.batchLoad(ctx, l, "folding", w, max(b.long()/4, b.Duration))
 	if err != nil {
 		return err
 	}
@@ -371,7 +373,7 @@ func (b *bench) p5four(ctx context.Context, form string) error {
 	}
 	defer l.stop()
 	w := newBatchers(to, 2*p5Writers, 4)
-	v, _, err := b.batchLoad(ctx, l, w, max(b.long()/4, b.Duration))
+	v, _, err := b.batchLoad(ctx, l, "four", w, max(b.long()/4, b.Duration))
 	if err != nil {
 		return err
 	}

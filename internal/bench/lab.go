@@ -344,8 +344,8 @@ func startVersity(ctx context.Context, l *lab, path, dir string, o labOptions) e
 }
 
 // connect is a connection to the lab's NATS, closed with the lab.
-func (l *lab) connect() (*nats.Conn, error) {
-	nc, err := nats.Connect(l.nats, nats.Name("lake bench"), nats.ReconnectBufSize(-1), nats.Timeout(5*time.Second))
+func (l *lab) connect(more ...nats.Option) (*nats.Conn, error) {
+	nc, err := nats.Connect(l.nats, append(more, nats.Name("lake bench"), nats.ReconnectBufSize(-1), nats.Timeout(5*time.Second))...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", l.nats, err)
 	}

@@ -55,21 +55,36 @@ func (b *bench) overloaded(ctx context.Context) error {
 			return nil, err
 		}
 		mark := l.mark()
-		over, err := p.schedule(ctx, 2*peak.perSecond(), b.warmup(), b.Duration)
+		var over *pumped
+		_, err = b.profiled(ctx, l, "overload", func() (_ *loaded, err error) {
+			if over, err = p.schedule(ctx, 2*peak.perSecond(), b.warmup(), b.Duration); err != nil {
+				return nil, err
+			}
+			return &over.loaded, nil
+		})
 		if err != nil {
 			return nil, err
 		}
-		_, _, others := l.mark().since(mark)
+		end := l.mark()
+		children, own, others := end.since(mark)
 		again, err := p.inFlight(ctx, manyInFlight, b.warmup(), b.bare())
 		if err != nil {
 			return nil, err
 		}
 		lat.add(over.hist)
 		most := (peak.perSecond() + again.perSecond()) / 2
-		return Values{
+		v := Values{
 			"kept": over.perSecond() / most, "peak_per_s": most, "committed_per_s": over.perSecond(), "offered_per_s": over.offered, "peak_p99_ms": peak.quantile(99), "p99_ms": over.quantile(99),
 			"refused_percent": 100 * float64(over.refused) / float64(over.asked), "refused_p99_ms": float64(over.no.merged().ValueAtQuantile(99)) / 1e6, "others_cores": others,
-		}, nil
+		}
+		if others >= 0 { // who has the machine meanwhile
+			seconds := end.at.Sub(mark.at).Seconds()
+			v["cores_client"] = own / seconds
+			for name, s := range children {
+				v["cores_"+name] = s / seconds
+			}
+		}
+		return v, nil
 	})
 	if err != nil {
 		return err
@@ -125,7 +140,7 @@ type pumped struct {
 }
 
 func (l *lab) pump() (*pump, error) {
-	nc, err := l.connect()
+	nc, err := l.connect(events.WriteTogether)
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,10 @@ import (
 // however slow these are at the moment. Less would leave workers without work: a group
 // commit sets many of them free at once.
 //
+// Small writes need no worker: as many as there would be workers are in the group commit
+// at once, and the others wait in a line of their own (turns) under the same rules. So a
+// write that had to wait is as cheap as one that had not.
+//
 // Refusing happens before anything is looked at but the message's size, and its
 // answer is made once for many: it has to be far cheaper than a write, or the refused
 // would take the time of the admitted.
@@ -72,6 +76,74 @@ func (l *line) waiting(now time.Time) (n int, wait time.Duration) {
 	return l.n, now.Sub(l.came[l.head])
 }
 
+// turns are the requests that are answered without a worker: how many are under way,
+// and those that wait for one of them to end, in order.
+type turns struct {
+	mu       sync.Mutex
+	most     int // under way at once
+	underWay int
+	closed   bool
+	waits    []*request // a ring
+	head     int
+	n        int
+	open     sync.WaitGroup // all of them
+}
+
+func newTurns(most, room int) *turns { return &turns{most: most, waits: make([]*request, room)} }
+
+// join gives a request its turn, or a place in line, or neither.
+func (t *turns) join(r *request) (begins, waits bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.closed:
+		return false, false
+	case t.underWay < t.most && t.n == 0:
+		t.underWay++
+		begins = true
+	case t.n < len(t.waits):
+		t.waits[(t.head+t.n)%len(t.waits)] = r
+		t.n++
+		waits = true
+	default:
+		return false, false
+	}
+	t.open.Add(1)
+	return begins, waits
+}
+
+// next says that a turn has ended, and gives the request whose turn it is now.
+func (t *turns) next() *request {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.n == 0 {
+		t.underWay--
+		return nil
+	}
+	r := t.waits[t.head]
+	t.waits[t.head] = nil
+	t.head = (t.head + 1) % len(t.waits)
+	t.n--
+	return r
+}
+
+// close lets nobody join any more.
+func (t *turns) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+}
+
+// waiting is how many wait, and how long the first of them has at a moment.
+func (t *turns) waiting(now time.Time) (n int, wait time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.n == 0 {
+		return 0, 0
+	}
+	return t.n, now.Sub(t.waits[t.head].arrived)
+}
+
 // refusal is a 429 with its answer.
 type refusal struct {
 	*engine.Problem
@@ -95,7 +167,8 @@ func (d *door) refuse(kind *atomic.Pointer[refusal], r *request, detail func() s
 	}
 	p := problem(fmt.Errorf("%w: %s; try again after a pause", engine.ErrBusy, detail()), "")
 	_, wait := d.line.waiting(r.arrived)
-	p.RetryAfter = min(max(wait, minRetry), maxRetry).Milliseconds()
+	_, turn := d.turns.waiting(r.arrived)
+	p.RetryAfter = min(max(wait, turn, minRetry), maxRetry).Milliseconds()
 	made := &refusal{Problem: p, reply: problemReply(nil, p), made: r.arrived}
 	kind.Store(made)
 	return made
@@ -106,6 +179,15 @@ func (e *endpoint) admit(r *request) error {
 	d := e.door
 	if err := d.ready(); err != nil {
 		return err
+	}
+	if e.soon != nil {
+		n, wait := d.turns.waiting(r.arrived)
+		switch {
+		case d.late(n, wait):
+			return d.refuseLate(r, n, wait)
+		case n > 0 && n == d.Queue:
+			return d.refuseMany(r)
+		}
 	}
 	size := int64(len(r.body))
 	if all := d.pending.Add(size); all > d.MaxPendingBytes && all > size {
@@ -138,17 +220,31 @@ func (e *endpoint) enqueue(r *request) error {
 	e.leave(r)
 	switch {
 	case errors.Is(err, errTooLate):
-		return d.refuse(&d.tooLate, r, func() string {
-			n, wait := d.line.waiting(r.arrived)
-			return fmt.Sprintf("%d requests are being worked on and %d have waited for up to %v", d.Workers, n, wait.Round(time.Millisecond))
-		})
+		n, wait := d.line.waiting(r.arrived)
+		return d.refuseLate(r, n, wait)
 	case errors.Is(err, pond.ErrQueueFull):
-		return d.refuse(&d.tooMany, r, func() string {
-			return fmt.Sprintf("%d requests are being worked on and %d wait", d.Workers, d.Queue)
-		})
+		return d.refuseMany(r)
 	default:
 		return errStopping
 	}
+}
+
+// late tells whether a line of n, whose head has waited for so long, is closed to
+// whoever comes.
+func (d *door) late(n int, wait time.Duration) bool {
+	return d.MaxWait > 0 && n >= d.Workers && wait > d.MaxWait
+}
+
+func (d *door) refuseLate(r *request, n int, wait time.Duration) error {
+	return d.refuse(&d.tooLate, r, func() string {
+		return fmt.Sprintf("%d requests are being worked on and %d have waited for up to %v", d.Workers, n, wait.Round(time.Millisecond))
+	})
+}
+
+func (d *door) refuseMany(r *request) error {
+	return d.refuse(&d.tooMany, r, func() string {
+		return fmt.Sprintf("%d requests are being worked on and %d wait", d.Workers, d.Queue)
+	})
 }
 
 var errTooLate = errors.New("the head of the line has waited too long")
@@ -156,10 +252,8 @@ var errTooLate = errors.New("the head of the line has waited too long")
 // queue puts a request into the pool's queue, and in line.
 func (e *endpoint) queue(r *request) error {
 	d := e.door
-	if d.MaxWait > 0 {
-		if n, wait := d.line.waiting(r.arrived); n >= d.Workers && wait > d.MaxWait {
-			return errTooLate
-		}
+	if n, wait := d.line.waiting(r.arrived); d.late(n, wait) {
+		return errTooLate
 	}
 	d.queueing.Lock() // the line has the order of the pool's queue
 	defer d.queueing.Unlock()

@@ -1,6 +1,7 @@
 package service_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -75,6 +76,97 @@ func TestRefusedByTime(t *testing.T) {
 	}
 	if got := h.metric("lake_service_requests_total", "endpoint=write", "code=429"); got != 3 {
 		t.Errorf("got %v refused, want 3", got)
+	}
+}
+
+// turned is an engine whose small writes wait for the test, each with its answer.
+type turned struct {
+	*engine.Engine
+	asked chan func()
+}
+
+func (g *turned) WriteSoon(deadline time.Time, req engine.WriteRequest, answer func(engine.WriteResult, error)) bool {
+	req.Body = bytes.Clone(req.Body)
+	g.asked <- func() {
+		if !g.Engine.WriteSoon(deadline, req, answer) {
+			answer(engine.WriteResult{}, errors.New("the engine does not take a small write"))
+		}
+	}
+	return true
+}
+
+// next is the write whose turn it is.
+func (g *turned) next(t *testing.T) func() {
+	t.Helper()
+	select {
+	case w := <-g.asked:
+		return w
+	case <-time.After(patience):
+		t.Fatal("no write got its turn")
+		return nil
+	}
+}
+
+// Small writes that find no room in the group commit wait for their turn, without a
+// worker and in order; when the line is too slow or too long, whoever comes is refused;
+// a service that stops lets those in line have their turns.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name    string
+		queue   int
+		maxWait time.Duration
+		says    string
+	}{
+		{"too slow", 100, 50 * time.Millisecond, "1 requests are being worked on and 2 have waited for up to"},
+		{"too long", 2, time.Hour, "1 requests are being worked on and 2 wait"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHouse(t, engine.Options{})
+			g := &turned{Engine: h.engine, asked: make(chan func(), 100)}
+			c := h.config()
+			c.Workers, c.Queue, c.MaxWait = 1, tc.queue, tc.maxWait
+			in, err := service.NewIngest(c, g)
+			stop := run(t, in, err)
+			nc := h.connect()
+			const catalog = "lake.v1.write.(users"
+			first := send(t, nc, catalog, `{"last":1}`)
+			testenv.WaitFor(t, patience, func() bool { return len(g.asked) == 1 })
+			second := send(t, nc, catalog, `{"last":2}`)
+			third := send(t, nc, catalog, `{"last":3}`)
+			testenv.WaitFor(t, patience, func() bool { return h.metric("lake_service_requests_in_flight", "endpoint=write") == 3 })
+			if tc.queue > 2 {
+				time.Sleep(2 * tc.maxWait)
+			}
+			p := problem(t, nc, catalog, `{"last":"refused"}`, "Nats-Msg-Id", "a")
+			if p.Status != 429 || p.Code != "busy" || p.RetryAfter < 100 || !strings.Contains(p.Detail, tc.says) {
+				t.Errorf("got %+v, want 429 that says %q", p, tc.says)
+			}
+			if got := len(g.asked); got != 1 {
+				t.Errorf("%d writes are in the group commit, want 1", got)
+			}
+			g.next(t)()
+			if m := answer(t, first); m.Header.Get("Lake-Version") == "" {
+				t.Errorf("the first write got %v %s", m.Header, m.Data)
+			}
+			stopped := make(chan struct{})
+			go func() { stop(); close(stopped) }()
+			for _, w := range []<-chan *nats.Msg{second, third} {
+				g.next(t)()
+				if m := answer(t, w); m.Header.Get("Lake-Version") == "" {
+					t.Errorf("a write in line got %v %s", m.Header, m.Data)
+				}
+			}
+			<-stopped
+			doc, err := h.engine.Read(t.Context(), engine.ReadRequest{Catalog: "users"})
+			if want := `{"last":3}`; err != nil || string(doc.Body) != want {
+				t.Errorf("got %s %v, want %s", doc.Body, err, want)
+			}
+			if _, err := h.engine.Outcome(t.Context(), engine.OutcomeRequest{Catalog: "users", ID: "a"}); !errors.Is(err, engine.ErrNotFound) {
+				t.Errorf("a refused write's outcome: got %v, want not found", err)
+			}
+		})
 	}
 }
 

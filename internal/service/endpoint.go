@@ -78,20 +78,12 @@ func (e *endpoint) receive(m micro.Request) {
 // worker: nobody watches its deadline here.
 const soonTimeout = 5 * time.Second
 
-// soonClosed is more than may be under way without a worker: added, it closes the
-// way.
-const soonClosed = 1 << 40
-
-// trySoon has an admitted request answered without a worker, if it is of the
-// kind: nothing is wrong with it, and not more of them are under way than there are
-// workers, or, where what waits is bounded by number alone, than may wait too.
+// trySoon has an admitted request answered without a worker, now or in its turn, if it
+// is of the kind and nothing is wrong with it. How many are under way, and how many may
+// wait, the door says (turns).
 func (e *endpoint) trySoon(r *request) bool {
 	d := e.door
-	most := d.Workers
-	if d.MaxWait == 0 {
-		most += d.Queue
-	}
-	if d.soonCount.Load() >= int64(most) || r.header[events.HeaderTrace] != nil || len(r.body) > e.soonBody || r.reply == "" || r.checkReply() != nil || r.checkHeaders() != nil {
+	if r.header[events.HeaderTrace] != nil || len(r.body) > e.soonBody || r.reply == "" || r.checkReply() != nil || r.checkHeaders() != nil {
 		return false
 	}
 	timeout, err := r.timeout()
@@ -101,29 +93,59 @@ func (e *endpoint) trySoon(r *request) bool {
 	if r.catalog, err = d.Subjects.Catalog(r.subject); err != nil {
 		return false
 	}
-	d.soonCount.Add(1)
-	d.soonWork.Add(1)
 	r.deadline = r.arrived.Add(timeout)
-	asked := e.soon(r, func(rep *reply, err error, done bool) {
-		defer d.soonWork.Done()
-		defer d.soonCount.Add(-1)
+	begins, waits := d.turns.join(r)
+	if begins && !e.answerSoon(r) {
+		d.turns.open.Done()
+		d.nextTurn()
+		return false
+	}
+	return begins || waits
+}
+
+// answerSoon has a request answered whose turn it is; false: it needs a worker.
+func (e *endpoint) answerSoon(r *request) bool {
+	return e.soon(r, func(rep *reply, err error, done bool) {
 		if done {
 			if time.Now().Before(r.deadline) {
 				err = inTime(err)
 			}
 			e.leave(r)
 			e.finish(r, rep, err)
-		} else if err := e.enqueue(r); err != nil {
-			e.refused.Add(1)
-			e.finish(r, nil, err)
+		} else {
+			e.giveWorker(r)
 		}
+		e.door.turns.open.Done()
+		e.door.nextTurn()
 	})
-	if !asked {
-		d.soonCount.Add(-1)
-		d.soonWork.Done()
-	}
-	return asked
 }
+
+// nextTurn ends a turn and begins the next.
+func (d *door) nextTurn() {
+	for r := d.turns.next(); r != nil; r = d.turns.next() {
+		e := r.endpoint
+		switch {
+		case !time.Now().Before(r.deadline):
+			e.leave(r)
+			e.finish(r, nil, errTurn)
+		case e.answerSoon(r):
+			return
+		default:
+			e.giveWorker(r)
+		}
+		d.turns.open.Done()
+	}
+}
+
+// giveWorker gives a request that was admitted long ago to the workers.
+func (e *endpoint) giveWorker(r *request) {
+	if err := e.enqueue(r); err != nil {
+		e.refused.Add(1)
+		e.finish(r, nil, err)
+	}
+}
+
+var errTurn = fmt.Errorf("%w: the request did not get its turn before its deadline; nothing was done", engine.ErrUnavailable)
 
 // serve works on an admitted request.
 func (e *endpoint) serve(r *request) (rep *reply, err error) {
@@ -153,7 +175,7 @@ func (e *endpoint) serve(r *request) (rep *reply, err error) {
 		return nil, engine.Invalid("no_reply", "reply", "a %s without a reply subject asks for nothing: send it as a request", e.name)
 	}
 	if ctx.Err() != nil {
-		return nil, fmt.Errorf("%w: the request did not get its turn before its deadline; nothing was done", engine.ErrUnavailable)
+		return nil, errTurn
 	}
 	if ctx, err = r.traced(ctx); err != nil {
 		return nil, err

@@ -139,8 +139,7 @@ type door struct {
 
 	tooMuch, tooMany, tooLate atomic.Pointer[refusal] // by bytes, number and time
 
-	soonCount atomic.Int64 // requests that are answered without a worker
-	soonWork  sync.WaitGroup
+	turns *turns // requests that are answered without a worker
 }
 
 func newDoor(c Config, name, description string, ready func() error) *door {
@@ -178,6 +177,11 @@ func (d *door) run(ctx context.Context) error {
 	defer abandon()
 	d.requests = requests
 	d.line = newLine(d.Workers + d.Queue)
+	if d.MaxWait > 0 {
+		d.turns = newTurns(d.Workers, d.Queue)
+	} else { // nothing says that a line is too slow: they need not form one
+		d.turns = newTurns(d.Workers+d.Queue, 0)
+	}
 	d.pool = pond.NewPool(d.Workers, pond.WithQueueSize(d.Queue), pond.WithNonBlocking(true))
 	closed := d.NATS.StatusChanged(nats.CLOSED)
 	defer d.NATS.RemoveStatusListener(closed)
@@ -246,12 +250,12 @@ func (d *door) stop(svc micro.Service, abandon func()) {
 		}
 		d.quiesce()
 	}
-	d.soonCount.Add(soonClosed)
+	d.turns.close()
 	t := time.AfterFunc(d.DrainTimeout, abandon)
 	defer t.Stop()
 	soon := make(chan struct{})
 	go func() { // ends at the latest when the lake is closed, which answers what is under way
-		d.soonWork.Wait()
+		d.turns.open.Wait()
 		close(soon)
 	}()
 	select {

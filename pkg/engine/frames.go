@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -37,6 +38,9 @@ type store struct {
 	sick    atomic.Int64 // the shared cache is left alone until then, unix ns
 	queue   chan []CacheEntry
 	waiting atomic.Int64 // bytes in queue
+
+	mu     sync.Mutex
+	ranged map[SegmentID]bool // a range of it was fetched; true: what comes next is a range, too
 }
 
 const (
@@ -51,12 +55,14 @@ const (
 	sickFor = time.Second
 	// sharedBatch is how many values are asked for at once.
 	sharedBatch = 512
+	// maxRanged is how many segments are remembered of which a range was fetched.
+	maxRanged = 1 << 14
 )
 
 func newStore(objects Objects, o *Options) *store {
 	s := &store{
 		objects: objects, shared: o.Cache, ttl: o.CacheTTL, hooks: &o.Hooks,
-		loads: semaphore.NewWeighted(int64(o.MaxLoads)), queue: make(chan []CacheEntry, 256),
+		loads: semaphore.NewWeighted(int64(o.MaxLoads)), queue: make(chan []CacheEntry, 256), ranged: map[SegmentID]bool{},
 	}
 	if o.FrameCache > 0 {
 		const overhead = 128 // of an entry, bytes, roughly
@@ -91,6 +97,23 @@ func (s *store) recall(key string) (b []byte, found bool) {
 		return nil, false
 	}
 	b, found = s.memory.GetIfPresent(key)
+	s.hooks.cacheLookup("frame", found)
+	return b, found
+}
+
+// recallRun gives the frame of a run: its own, or what stands in the segment.
+func (s *store) recallRun(key, object string, r *Run) (b []byte, found bool) {
+	if s.memory == nil {
+		return nil, false
+	}
+	if b, found = s.memory.GetIfPresent(key); !found {
+		var all []byte
+		if all, found = s.memory.GetIfPresent(object); found {
+			if found = r.Off+r.Len <= int64(len(all)); found {
+				b = all[r.Off : r.Off+r.Len : r.Off+r.Len]
+			}
+		}
+	}
 	s.hooks.cacheLookup("frame", found)
 	return b, found
 }
@@ -267,7 +290,7 @@ func (s *store) loadRuns(ctx context.Context, catalog string, runs []Run, frames
 			segment, object = r.Segment, r.Segment.Key()
 		}
 		keys[i] = cacheKey(object, runs[i].Off, runs[i].Len)
-		if b, found := s.recall(keys[i]); !found || decodeRunFrame(catalog, &runs[i], b, &frames[i]) != nil {
+		if b, found := s.recallRun(keys[i], object, &runs[i]); !found || decodeRunFrame(catalog, &runs[i], b, &frames[i]) != nil {
 			missing = append(missing, i)
 		}
 	}
@@ -322,7 +345,7 @@ func decodeRunFrame(catalog string, r *Run, b []byte, to *codec.Frame) error {
 	return nil
 }
 
-// fetch is one ranged GET: some runs, by their place in the list, that stand
+// fetch is one GET: some runs, by their place in the list, that stand
 // near each other in one segment.
 type fetch struct {
 	segment SegmentID
@@ -361,19 +384,56 @@ func fetches(runs []Run, wanted []int) []fetch {
 	return fs
 }
 
+// getWhole tells whether to get all of a segment where a range would do, and
+// remembers the answer. Catalogs that are written together share their segments: a
+// process that folds or reads a thousand of them would get each segment a thousand
+// times, a small range each. So the second range is the whole segment. gotWhole says what
+// came of it.
+func (s *store) getWhole(f *fetch) bool {
+	if s.memory == nil || f.to > maxInMemory {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	only, before := s.ranged[f.segment]
+	if !before && len(s.ranged) >= maxRanged {
+		clear(s.ranged) // a bound, not a promise
+	}
+	s.ranged[f.segment] = before // who comes meanwhile gets its range
+	return before && !only
+}
+
+// gotWhole keeps a segment, unless it is too large: then its ranges are fetched.
+func (s *store) gotWhole(f *fetch, key string, b []byte) (kept bool) {
+	if len(b) > maxInMemory {
+		return false
+	}
+	s.remember(key, b)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.ranged, f.segment)
+	return true
+}
+
 func (s *store) fetchRuns(ctx context.Context, catalog string, runs []Run, keys []string, f fetch, frames []codec.Frame) error {
 	key := f.segment.Key()
-	b, err := s.get(ctx, key, f.off, f.to-f.off)
+	whole := s.getWhole(&f)
+	off, length := f.off, f.to-f.off
+	if whole {
+		off, length = 0, -1
+	}
+	b, err := s.get(ctx, key, off, length)
 	if err != nil {
 		return fmt.Errorf("load run %s of catalog %q: %w", runs[f.runs[0]].First, catalog, err)
 	}
-	if int64(len(b)) != f.to-f.off {
-		return fmt.Errorf("%w: get %s: %d bytes instead of %d", ErrDamaged, key, len(b), f.to-f.off)
+	if n := int64(len(b)); !whole && n != length || whole && n < f.to {
+		return fmt.Errorf("%w: get %s: %d bytes, of which %d to %d are needed", ErrDamaged, key, n, f.off-off, f.to-off)
 	}
+	kept := whole && s.gotWhole(&f, key, b)
 	entries := make([]CacheEntry, 0, len(f.runs))
 	for _, i := range f.runs {
 		r := &runs[i]
-		frame := b[r.Off-f.off : r.Off-f.off+r.Len]
+		frame := b[r.Off-off : r.Off-off+r.Len]
 		if err := decodeRunFrame(catalog, r, frame, &frames[i]); err != nil {
 			return fmt.Errorf("%s at byte %d: %w", key, r.Off, err)
 		}
@@ -381,7 +441,9 @@ func (s *store) fetchRuns(ctx context.Context, catalog string, runs []Run, keys 
 			continue
 		}
 		frame = bytes.Clone(frame) // what is kept must not keep what was read beside it
-		s.remember(keys[i], frame)
+		if !kept {
+			s.remember(keys[i], frame)
+		}
 		entries = append(entries, CacheEntry{Key: keys[i], Value: frame})
 	}
 	s.share(entries)

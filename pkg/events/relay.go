@@ -9,6 +9,7 @@ import (
 	mrand "math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -40,7 +41,8 @@ import (
 // reads an entry at the head of an outbox knows that everything before it is in
 // the stream; of two events with one id, either will do.
 //
-// Wakes: Poke, and polling. The faster events come the longer the relay waits
+// Wakes: Poke and PokeFor, and polling. A round reads the shards that were poked for, and
+// every Poll all of them: other processes write, too. The faster events come the longer the relay waits
 // between two rounds, so that more of them become one: 4,000 events a second
 // is what it aims at most for, MaxLinger is the longest wait. When an outbox has
 // more than a round reads, rounds follow one another without a wait.
@@ -75,9 +77,13 @@ type Relay struct {
 	MaxBackoff time.Duration // between two attempts after errors; default 2 s
 	Shards     []int         // to try to lead; default all
 
-	once sync.Once
-	wake chan struct{}
+	once  sync.Once
+	wake  chan struct{}
+	poked atomic.Uint32 // shards that were poked for, a bit each
 }
+
+// everyShard are the bits of all shards.
+const everyShard = 1<<engine.Shards - 1
 
 // Round is what one round of a relay did.
 type Round struct {
@@ -110,8 +116,14 @@ func (r *Relay) init() {
 
 // Poke tells that the outbox has something: the next round begins at once, or
 // when the wait after the last one is over. It never blocks.
-func (r *Relay) Poke() {
+func (r *Relay) Poke() { r.poke(everyShard) }
+
+// PokeFor is Poke of whoever knows which catalog it is about.
+func (r *Relay) PokeFor(catalog string) { r.poke(1 << engine.Shard(catalog)) }
+
+func (r *Relay) poke(shards uint32) {
 	r.init()
+	r.poked.Or(shards)
 	select {
 	case r.wake <- struct{}{}:
 	default:
@@ -157,6 +169,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	defer cancel()
 	for more := !failing; more; {
 		var err error
+		run.looked = time.Time{}
 		if _, more, err = run.round(last); err != nil {
 			run.report(err)
 			break
@@ -173,8 +186,9 @@ type relayRun struct {
 	*Relay
 	pub     *publisher
 	lead    *lead
-	entries int    // to read of each shard
-	kept    *round // failed, to be repeated
+	entries int       // to read of each shard
+	kept    *round    // failed, to be repeated
+	looked  time.Time // when all shards were read; zero: they are next
 
 	ttl, linger, maxLinger, poll, maxPoll, ackTimeout, timeout, maxBackoff time.Duration
 }
@@ -221,6 +235,7 @@ func (r *relayRun) loop(ctx context.Context) (failing bool) {
 		if err != nil {
 			// No poke shortens this: what fails is not made better by more of it.
 			failures++
+			r.looked = time.Time{} // what was poked for is forgotten
 			r.report(err)
 			if !sleep(ctx, r.backoff(failures), nil) {
 				return true
@@ -229,6 +244,7 @@ func (r *relayRun) loop(ctx context.Context) (failing bool) {
 		}
 		failures = 0
 		if more {
+			r.looked = time.Time{}
 			continue
 		}
 		gap := min(max(time.Duration(published)*perEvent, r.linger), r.maxLinger)
@@ -295,6 +311,10 @@ func (r *relayRun) round(ctx context.Context) (published int, more bool, err err
 	}
 	if r.kept == nil {
 		if len(held) == 0 || epoch == 0 {
+			r.looked = time.Time{}
+			return 0, false, nil
+		}
+		if held = r.due(held); len(held) == 0 {
 			return 0, false, nil
 		}
 		if r.kept, more, err = r.read(ctx, epoch, held); err != nil || r.kept == nil {
@@ -321,6 +341,16 @@ func (r *relayRun) round(ctx context.Context) (published int, more bool, err err
 		r.OnRound(k.stats)
 	}
 	return k.stats.Published, more, nil
+}
+
+// due are those of the shards that are to be read now.
+func (r *relayRun) due(held []int) []int {
+	poked := r.poked.Swap(0)
+	if now := time.Now(); r.looked.IsZero() || now.Sub(r.looked) >= r.poll {
+		r.looked = now
+		return held
+	}
+	return slices.DeleteFunc(held, func(shard int) bool { return poked&(1<<shard) == 0 })
 }
 
 // ours tells whether a kept round may be repeated: its entries are those of this

@@ -97,6 +97,70 @@ func TestRelayPoke(t *testing.T) {
 	}
 }
 
+// asked is an outbox that tells of which shards it was asked.
+type asked struct {
+	*outbox
+	mu     sync.Mutex
+	shards [][]int
+}
+
+func (a *asked) Next(ctx context.Context, epoch uint64, shards []int, limit int) ([]engine.OutboxBatch, error) {
+	a.mu.Lock()
+	a.shards = append(a.shards, slices.Clone(shards))
+	a.mu.Unlock()
+	return a.outbox.Next(ctx, epoch, shards, limit)
+}
+
+// since gives what was asked for after the first n.
+func (a *asked) since(n int) [][]int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.shards[n:])
+}
+
+// Whoever pokes for a catalog has its shard read, not all of them; the others are
+// read when it is time for all.
+func TestRelayPokeFor(t *testing.T) {
+	t.Parallel()
+	js := natsOf(t, testenv.NATS(t), Config{})
+	o := &asked{outbox: newOutbox()}
+	r := o.relay(js)
+	r.Outbox = o
+	r.Poll, r.MaxPoll = time.Hour, time.Hour
+	w := watch(t, js, WatchOptions{})
+	start(t, r.Run)
+	const users = "users"
+	other := "a"
+	for engine.Shard(other) == engine.Shard(users) {
+		other += "a"
+	}
+	o.commit(users, 1)
+	r.Poke()
+	testenv.WaitFor(t, patience, func() bool { return len(w.all()) == 1 && o.len() == 0 })
+	testenv.WaitFor(t, patience, func() bool { // the leases of all shards are there, and were heard of
+		r.PokeFor(users)
+		all := o.since(0)
+		return slices.ContainsFunc(all, func(shards []int) bool { return len(shards) == engine.Shards }) && len(all[len(all)-1]) == 1
+	})
+	before := len(o.since(0))
+	o.commit(other, 1)
+	for i := range 3 {
+		o.commit(users, 1)
+		r.PokeFor(users)
+		testenv.WaitFor(t, patience, func() bool { return len(w.all()) == i+2 })
+	}
+	for _, shards := range o.since(before) {
+		if !slices.Equal(shards, []int{engine.Shard(users)}) {
+			t.Errorf("shards %v were read, want that of %s alone", shards, users)
+		}
+	}
+	if got := o.len(); got != 1 {
+		t.Errorf("%d entries are left, want that of %s", got, other)
+	}
+	r.Poke()
+	testenv.WaitFor(t, patience, func() bool { return len(w.all()) == 5 })
+}
+
 func TestRelayNATSAway(t *testing.T) {
 	t.Parallel()
 	srv := testenv.NATS(t)

@@ -1,0 +1,93 @@
+package engine_test
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jsonlake/lake/pkg/engine"
+)
+
+// A process that folds many catalogs that were written together, and has none of
+// their frames, gets each segment they share a few times, not once a catalog. What
+// is too large to be kept whole is fetched by ranges.
+func TestSharedSegmentsAreFetchedOnce(t *testing.T) {
+	t.Parallel()
+	const catalogs, rounds = 40, 6
+	for _, tc := range []struct {
+		name string
+		pad  int // of each body; it does not compress to nothing
+		most int // gets of a segment
+	}{
+		{"small", 100, 2},
+		{"too large to keep", 60 << 10, 1 + catalogs},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHouse(t)
+			writer := h.open(engine.Options{Linger: 20 * time.Millisecond})
+			want := make([]string, catalogs)
+			for round := range rounds {
+				var wg sync.WaitGroup
+				for c := range catalogs {
+					body := fmt.Sprintf(`{"n":%d,"pad":"%s"}`, round, noise(round*catalogs+c, tc.pad))
+					want[c] = body
+					wg.Go(func() {
+						if _, err := writer.Write(t.Context(), engine.WriteRequest{Catalog: fmt.Sprintf("c%d", c), MergeType: engine.MergeTypeReplace, Body: []byte(body)}); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				wg.Wait()
+			}
+			segments := 0
+			for _, err := range h.objects.List(t.Context(), "wal/", "") {
+				if err != nil {
+					t.Fatal(err)
+				}
+				segments++
+			}
+			if segments > catalogs*rounds/4 {
+				t.Fatalf("%d writes are in %d segments: hardly any is shared", catalogs*rounds, segments)
+			}
+			h.close(writer)
+
+			folder := h.open(engine.Options{})
+			var gets atomic.Int64
+			h.objects.failGets(func(key string) (bool, error) {
+				if strings.HasPrefix(key, "wal/") {
+					gets.Add(1)
+				}
+				return false, nil
+			})
+			for c := range catalogs {
+				catalog := fmt.Sprintf("c%d", c)
+				if r, err := folder.Fold(t.Context(), catalog); err != nil || r.Deltas != rounds {
+					t.Fatalf("fold %s: %+v, %v", catalog, r, err)
+				}
+				if got := read(t, folder, catalog); got != want[c] {
+					t.Fatalf("%s is %.80s, want %.80s", catalog, got, want[c])
+				}
+			}
+			if got := gets.Load(); got > int64(tc.most*segments) {
+				t.Errorf("folding %d catalogs took %d gets of %d segments, want at most %d of each", catalogs, got, segments, tc.most)
+			}
+		})
+	}
+}
+
+// noise is text of n letters that compresses little.
+func noise(seed, n int) string {
+	x := uint64(seed)*2654435761 + 1
+	b := make([]byte, n)
+	for i := range b {
+		x ^= x << 13
+		x ^= x >> 7
+		x ^= x << 17
+		b[i] = 'A' + byte(x%26)
+	}
+	return string(b)
+}
