@@ -71,6 +71,7 @@ func (e *Engine) adoptNewer(ctx context.Context, catalog string, latest Version)
 	n := e.lease.epoch()
 	type span struct{ start, stop Version }
 	found := map[span]*Snapshot{}
+	var listed []span
 	var newest []Snapshot // that have a document
 	for o, err := range e.objects.List(ctx, CatalogDir(catalog)+"/", "") {
 		if err != nil {
@@ -84,6 +85,7 @@ func (e *Engine) adoptNewer(ctx context.Context, catalog string, latest Version)
 		if have == nil {
 			have = &s
 			found[span{s.Start, s.Stop}] = have
+			listed = append(listed, span{s.Start, s.Stop})
 		}
 		if o.Key == SnapshotKey(catalog, s.Start, s.Stop) {
 			have.DocBytes = o.Size // as in adoptSnapshots
@@ -98,9 +100,9 @@ func (e *Engine) adoptNewer(ctx context.Context, catalog string, latest Version)
 		if s.Purged() || s.Start == latest {
 			return []*Snapshot{s}
 		}
-		for k, before := range found {
+		for _, k := range listed {
 			if k.stop == s.Start {
-				if w := way(before); w != nil {
+				if w := way(found[k]); w != nil {
 					return append(w, s)
 				}
 			}

@@ -23,6 +23,7 @@ type mix struct {
 	Index, Bucket        odds
 	Kills, Pauses, Steps int
 	Tails, Wipes, Splits int
+	LongTails            bool // the index falls back by seconds, not by moments
 	Outages, Forced      int
 	SplitFor             time.Duration // how long an old primary goes on at most
 	LateOnly             []string      // which requests to the index may be late; empty: all
@@ -115,9 +116,11 @@ func drawMix(seed uint64, kind string) mix {
 		m.Old, m.Horizon, m.Writes, m.Index.Reply = 0.3, 90*time.Second, 40, 0.03
 	}
 	m.drawPurges(seed, kind)
-	if kind == "collect" { // much is folded and collected, and the index falls back often
-		m.Collect, m.Grace, m.Folds, m.Tails, m.Wipes, m.Writes = true, time.Second, 12, 2, c.IntN(2), 20
-		m.Pauses, m.Bucket = 0, odds{Lost: m.Bucket.Lost, Reply: m.Bucket.Reply}
+	if kind == "collect" { // what is live moves to other segments all the time, and the index falls back to where it was
+		m.Live, m.Collect, m.Grace, m.CompactAfter, m.Folds, m.Writes, m.Horizon = true, true, time.Second, time.Second, 4, 30, 40*time.Second
+		m.Tails, m.LongTails = 2, true
+		m.Kills, m.Pauses, m.Steps, m.Wipes, m.Splits, m.Outages, m.Forced = 0, 0, 0, 0, 0, 0, 0
+		m.Index, m.Bucket = odds{}, odds{}
 	}
 	return m
 }

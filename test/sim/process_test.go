@@ -187,7 +187,8 @@ func (w *world) boot(slot int, mode bootMode) *process {
 	return p
 }
 
-// stops are the requests of a collection at which its process is stopped.
+// stops are the requests of a collection at which its process is stopped; those that
+// it comes to more rarely, more often.
 var stops = []string{"Delete", "Delete", "Forget", "Forget", "Forget", "Forget", "Relocate", "Relocate", "Relocate", "Unused"}
 
 // again boots a slot after a while.

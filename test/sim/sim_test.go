@@ -35,7 +35,7 @@ import (
 var (
 	seeds       = flag.Int("sim.seeds", 60, "histories to run")
 	oneSeed     = flag.Int64("sim.seed", -1, "run this history only, with its trace")
-	kindFlag    = flag.String("sim.kind", "", "mix of faults: all (default), split, fence, calm")
+	kindFlag    = flag.String("sim.kind", "", "mix of faults: split, fence, ids, packs, collect, purge, calm; default: all, and of every fifth seed split")
 	offFlag     = flag.String("sim.off", "", "defence to switch off in the one history")
 	first       = flag.Uint64("sim.first", 0, "the first seed; 0 draws one")
 	workers     = flag.Int("sim.workers", runtime.GOMAXPROCS(0), "histories side by side")

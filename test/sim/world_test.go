@@ -216,7 +216,7 @@ func (w *world) schedule() {
 	for range m.Tails {
 		w.at(when(), "backup", func() {
 			lag := w.between(50*time.Millisecond, 2*time.Second)
-			if w.chance(0.3) {
+			if w.chance(0.3) || m.LongTails {
 				lag = w.between(2*time.Second, 25*time.Second)
 			}
 			old := w.primary.mem.Clone()

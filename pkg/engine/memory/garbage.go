@@ -74,7 +74,7 @@ func (x *Index) Garbage(ctx context.Context, epoch uint64, shard, limit int) ([]
 	}
 	slices.SortFunc(list, func(a, b engine.Garbage) int {
 		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Segment.String(), b.Segment.String()),
-			strings.Compare(a.Catalog, b.Catalog), a.Snapshot.Stop.Compare(b.Snapshot.Stop))
+			strings.Compare(a.Catalog, b.Catalog), a.Snapshot.Stop.Compare(b.Snapshot.Stop), a.Snapshot.Start.Compare(b.Snapshot.Start))
 	})
 	return list[:min(limit, len(list))], nil
 }
