@@ -39,9 +39,9 @@ var ablations = []struct {
 func ablate(w *world, x *memory.Index) backend {
 	switch w.off {
 	case "plan":
-		return &forgetful{backend: x, again: map[engine.RunKey]overlay{}}
+		return &forgetful{backend: x, again: map[engine.RunKey]engine.Run{}}
 	case "order":
-		return &forgetful{backend: x, order: true, again: map[engine.RunKey]overlay{}}
+		return &forgetful{backend: x, order: true, again: map[engine.RunKey]engine.Run{}}
 	case "ids":
 		return &anonymous{backend: x, claim: true}
 	case "restored ids":
@@ -61,11 +61,7 @@ type forgetful struct {
 	backend
 	order bool // only those that should wait
 	mu    sync.Mutex
-	again map[engine.RunKey]overlay
-}
-
-type overlay struct {
-	run engine.Run
+	again map[engine.RunKey]engine.Run // what is inserted
 }
 
 func (f *forgetful) Commit(ctx context.Context, c engine.Commit) ([]engine.Committed, error) {
@@ -91,9 +87,9 @@ func (f *forgetful) Commit(ctx context.Context, c engine.Commit) ([]engine.Commi
 		insert := f.order && res[i].State == engine.RunWaiting ||
 			!f.order && (res[i].State == engine.RunGone || res[i].State == engine.RunCommitted && before[i] == engine.PlanCommitted)
 		if res[i].Err == nil && insert {
-			f.again[engine.RunKey{Catalog: r.Catalog, First: r.First}] = overlay{run: engine.Run{
+			f.again[engine.RunKey{Catalog: r.Catalog, First: r.First}] = engine.Run{
 				First: r.First, Last: r.First.Add(r.N - 1), N: r.N, Type: r.Type, Path: r.Path, Segment: c.Segment, Off: r.Off, Len: r.Len,
-			}}
+			}
 			res[i] = engine.Committed{State: engine.RunCommitted}
 		}
 	}
@@ -107,13 +103,13 @@ func (f *forgetful) View(ctx context.Context, epoch uint64, catalog string, afte
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for k, o := range f.again {
+	for k, run := range f.again {
 		low := engine.MaxVersion(after, v.Snapshot.Stop)
-		if k.Catalog != catalog || !low.Less(o.run.First) || f.order && slices.ContainsFunc(v.Runs, func(r engine.Run) bool { return r.First == o.run.First }) {
+		if k.Catalog != catalog || !low.Less(run.First) || f.order && slices.ContainsFunc(v.Runs, func(r engine.Run) bool { return r.First == run.First }) {
 			continue
 		}
-		v.Runs = append(v.Runs, o.run)
-		v.Head = engine.MaxVersion(v.Head, o.run.Last)
+		v.Runs = append(v.Runs, run)
+		v.Head = engine.MaxVersion(v.Head, run.Last)
 	}
 	slices.SortStableFunc(v.Runs, func(a, b engine.Run) int { return a.First.Compare(b.First) })
 	return v, nil

@@ -24,7 +24,6 @@ type backend interface {
 // server is one index server: the primary, a promoted replica, a restored
 // backup. Processes are connected to one each.
 type server struct {
-	name  string
 	alive bool
 	mem   *memory.Index
 	backend
@@ -399,7 +398,7 @@ func (w *world) put(p *process, key string, data []byte) error {
 	case tombstone:
 		w.counters.add("tombstone won")
 	case n > 1 && !seal:
-		if !w.opened[n-1] && w.primary.mem != nil {
+		if !w.opened[n-1] {
 			w.counters.add("taken over")
 		}
 	case strings.HasPrefix(key, "wal/"):

@@ -15,8 +15,6 @@ import (
 	"github.com/jsonlake/lake/pkg/engine/merge"
 )
 
-func containsLease(err error) bool { return strings.Contains(err.Error(), "lease") }
-
 // truth is a catalog's history as the bucket alone tells it: the runs of all
 // segments that the seals name, in version order, replayed one delta at a time.
 // It is read with nothing of the engine but the names of keys.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing/synctest"
 	"time"
 
@@ -148,7 +149,7 @@ func (w *world) finish(o *op, a *answer, lost error) {
 	if errors.Is(err, engine.ErrDamaged) {
 		w.violate("damage", "%s of %s: %v", o.kind, o.catalog, err)
 	}
-	if err != nil && containsLease(err) {
+	if refusedByLease(err) {
 		w.counters.add("lease refused")
 	}
 	if o.kind == "purge" {
@@ -156,6 +157,8 @@ func (w *world) finish(o *op, a *answer, lost error) {
 	}
 	w.note(o.client, o.kind, fmt.Sprintf("%s %s %s %v %v", o.catalog, o.author, o.state, o.result.Version, o.version), err)
 }
+
+func refusedByLease(err error) bool { return err != nil && strings.Contains(err.Error(), "lease") }
 
 // load starts the clients.
 func (w *world) load() {

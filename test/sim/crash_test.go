@@ -325,7 +325,7 @@ func TestCrashPoints(t *testing.T) {
 func (s *scenario) history(t *testing.T, how string, at int, trace func(string)) (w *world) {
 	defer func() {
 		if r := recover(); r != nil {
-			t.Logf("-sim.crash %s/%s/%d", s.name, how, at)
+			t.Logf("-sim.crash '%s/%s/%d'", s.name, how, at)
 			panic(r)
 		}
 	}()
@@ -339,7 +339,7 @@ func (s *scenario) history(t *testing.T, how string, at int, trace func(string))
 
 func crashReport(s *scenario, w *world) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "a process died %s %q and (go test ./test/sim -run CrashPoints -sim.crash %s/%s/%d -v):\n", w.crash.how, w.crash.step, s.name, w.crash.how, w.crash.at)
+	fmt.Fprintf(&b, "a process died %s %q and (go test ./test/sim -run CrashPoints -sim.crash '%s/%s/%d' -v):\n", w.crash.how, w.crash.step, s.name, w.crash.how, w.crash.at)
 	for _, v := range w.violations[:min(len(w.violations), 6)] {
 		fmt.Fprintf(&b, "  %s: %s\n", v.what, v.text)
 	}

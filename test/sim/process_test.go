@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -157,7 +156,7 @@ func (w *world) boot(slot int, mode bootMode) *process {
 	}
 	w.lives++
 	p := &process{
-		w: w, slot: slot, who: slot*1000 + w.lives, server: w.connect(slot), cut: map[string]time.Duration{},
+		w: w, slot: slot, who: slot*1000 + w.lives, server: w.assigned[slot], cut: map[string]time.Duration{},
 		rnd: &lockedRand{r: rand.New(rand.NewPCG(w.rnd.Uint64(), 1))},
 	}
 	w.procs[slot] = p
@@ -539,7 +538,7 @@ func (w *world) hooks(p *process) engine.Hooks {
 			w.arrive(arrival{who: p.who, op: "recovering", on: step, do: func() { w.note(p.who, "recovering", fmt.Sprintf("%d %s", n, step), nil) }})
 		},
 		Trouble: func(what string, err error) {
-			if err != nil && strings.Contains(err.Error(), "lease") {
+			if refusedByLease(err) {
 				count("lease refused")
 			}
 			if errors.Is(err, engine.ErrDamaged) {

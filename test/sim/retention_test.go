@@ -30,7 +30,8 @@ func registered(s *server, epoch uint64, catalog string) []engine.Snapshot {
 // each is older than the retention, the newest that is so old stays. A purge that
 // is registered gives up all that is before it.
 func (w *world) dropped(d engine.Drop, before, after []engine.Snapshot) {
-	if catalog := d.Catalog; slices.ContainsFunc(before, func(s engine.Snapshot) bool { return s.Purged() && s.Stop == d.Before }) {
+	catalog := d.Catalog
+	if slices.ContainsFunc(before, func(s engine.Snapshot) bool { return s.Purged() && s.Stop == d.Before }) {
 		for _, s := range before {
 			if !slices.Contains(after, s) && !s.Stop.Less(d.Before) {
 				w.violate("purge", "%s: the snapshot at %s was given up for the purge at %s", catalog, s.Stop, d.Before)
@@ -38,7 +39,6 @@ func (w *world) dropped(d engine.Drop, before, after []engine.Snapshot) {
 		}
 		return
 	}
-	catalog := d.Catalog
 	cutoff := time.Now().Add(w.furthest - retained).Unix()
 	for _, s := range before {
 		if slices.Contains(after, s) {

@@ -70,7 +70,7 @@ var scenarios = []*scenario{
 		w.over(w.say(1, 0, engine.WriteOptions{}))
 		w.over(w.doFold(0, 0), w.doFold(0, 1))
 	}},
-	{name: "first start", walk: "open", first: true, act: func(w *world) { w.booted0() }},
+	{name: "first start", walk: "open", first: true, act: (*world).starts},
 	{name: "the index is lost", walk: "open", prepare: (*world).undecided, act: func(w *world) {
 		w.lose(memory.NewIndex(memory.Options{Clock: func() time.Time { return time.Now().Add(w.offset) }}))
 	}},
@@ -268,8 +268,8 @@ func (w *world) sweepUp() {
 	})
 }
 
-// booted0 lasts until slot 0 works.
-func (w *world) booted0() {
+// starts lasts until slot 0 works.
+func (w *world) starts() {
 	w.run(20*time.Second, func() bool {
 		p := w.procs[0]
 		return p.dead.Load() || p.engine != nil && p.engine.Ready() == nil

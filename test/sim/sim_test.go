@@ -42,7 +42,6 @@ var (
 	rare        = flag.Int("sim.rare", 0, "how often each rare branch must have been taken")
 	traceFile   = flag.String("sim.trace", "", "write the trace of the one history to this file")
 	ablateSeeds = flag.Int("sim.within", 500, "histories in which an ablation must be noticed")
-	events      = flag.Bool("sim.events", true, "a gap in the events is a violation; false: it is only counted")
 	ablateAll   = flag.Bool("sim.all", false, "ablations: run all histories and count what is noticed")
 	ablateOnly  = flag.String("sim.ablate", "", "run this ablation only")
 )

@@ -110,12 +110,9 @@ func newWorld(seed uint64, m mix, off string, trace func(string)) *world {
 }
 
 func (w *world) newServer(x *memory.Index) *server {
-	w.count++
 	_ = x.SetEvents(context.Background(), true) // as the program does when a new epoch is restored
-	return &server{name: fmt.Sprint(w.count), alive: true, mem: x, backend: ablate(w, x)}
+	return &server{alive: true, mem: x, backend: ablate(w, x)}
 }
-
-func (w *world) connect(slot int) *server { return w.assigned[slot] }
 
 // landed looks at calls of the index as they are done.
 func (w *world) landed(c *call, ans any, err error) {
