@@ -17,12 +17,12 @@ import (
 
 type purgeCmd struct {
 	target
-	Catalog   string `arg:"" help:"Catalog."`
-	Yes       bool   `help:"Do not ask; needed where there is no terminal to ask on."`
-	Wait      bool   `help:"Wait until every byte is gone. Of a distributed lake that takes some minutes."`
-	Author    string `help:"Who asks; kept in the history." placeholder:"NAME"`
-	ID        string `name:"id" help:"Idempotency id: asked again with it, nothing is purged that was written since."`
-	IfVersion string `help:"Purge only if this is the current version." placeholder:"VERSION"`
+	Catalog   string          `arg:"" help:"Catalog."`
+	Yes       bool            `help:"Do not ask; needed where there is no terminal to ask on."`
+	Wait      bool            `help:"Wait until every byte is gone. Of a distributed lake that takes some minutes."`
+	Author    string          `help:"Who asks; kept in the history." placeholder:"NAME"`
+	ID        string          `name:"id" help:"Idempotency id: asked again with it, nothing is purged that was written since."`
+	IfVersion *engine.Version `help:"Purge only if this is the current version." placeholder:"VERSION"`
 }
 
 const (
@@ -31,16 +31,9 @@ const (
 )
 
 func (c *purgeCmd) Run(ctx context.Context, s *streamsIO) error {
-	req := engine.PurgeRequest{Catalog: c.Catalog, Author: c.Author, ID: c.ID}
+	req := engine.PurgeRequest{Catalog: c.Catalog, Author: c.Author, ID: c.ID, IfVersion: c.IfVersion}
 	if req.ID == "" {
 		req.ID = rand.Text() // whatever is repeated purges once
-	}
-	if c.IfVersion != "" {
-		v, err := engine.ParseVersion(c.IfVersion)
-		if err != nil {
-			return err
-		}
-		req.IfVersion = &v
 	}
 	if err := c.confirm(s); err != nil {
 		return err

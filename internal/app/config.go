@@ -3,6 +3,7 @@ package app
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/url"
 	"reflect"
 	"strconv"
@@ -110,7 +111,7 @@ func (c *Config) retention() ([]engine.Retention, error) {
 		if at < 0 {
 			return nil, fmt.Errorf("--retain %q is not PREFIX=AGE, as in carts-=90d or =1y for all", r)
 		}
-		age, err := ParseAge(r[at+1:])
+		age, err := parseAge(r[at+1:])
 		if err != nil {
 			return nil, fmt.Errorf("--retain %q: %w", r, err)
 		}
@@ -119,17 +120,20 @@ func (c *Config) retention() ([]engine.Retention, error) {
 	return rules, nil
 }
 
-// ParseAge parses a duration that may be in days (d), weeks (w) or years of 365
+// parseAge parses a duration that may be in days (d), weeks (w) or years of 365
 // days (y), of at least a day: for so long idempotency ids are kept.
-func ParseAge(s string) (time.Duration, error) {
+func parseAge(s string) (time.Duration, error) {
 	var age time.Duration
 	var err error
 	day := map[byte]time.Duration{'d': 1, 'w': 7, 'y': 365}
 	if n := len(s) - 1; n > 0 && day[s[n]] > 0 {
 		var count uint64
-		if count, err = strconv.ParseUint(s[:n], 10, 16); err == nil {
-			age = time.Duration(count) * day[s[n]] * 24 * time.Hour
+		unit := day[s[n]] * 24 * time.Hour
+		count, err = strconv.ParseUint(s[:n], 10, 32)
+		if err == nil && count > uint64(math.MaxInt64/unit) {
+			err = strconv.ErrRange
 		}
+		age = time.Duration(count) * unit
 	} else {
 		age, err = time.ParseDuration(s)
 	}

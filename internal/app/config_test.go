@@ -131,7 +131,7 @@ func TestRetain(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	for _, bad := range []string{"carts", "carts=", "carts=90", "carts=1h", "carts=-9d", "carts=9x", "=d"} {
+	for _, bad := range []string{"carts", "carts=", "carts=90", "carts=1h", "carts=-9d", "carts=9x", "=d", "=600y"} {
 		if _, _, err := parse(t, "--retain", bad); err == nil || !strings.Contains(err.Error(), "retain") {
 			t.Errorf("%q: got error %v, want one about --retain", bad, err)
 		}

@@ -16,7 +16,7 @@ import (
 
 // tool opens the lake of a configuration, without background work, for one job:
 // the distributed lake if the configuration names a bucket, else the embedded one.
-func tool(ctx context.Context, c *Config, name string, errOut io.Writer, change func(*engine.Options, *lake.Parts), job func(*engine.Engine) error) error {
+func tool(ctx context.Context, c *Config, name string, errOut io.Writer, change func(*engine.Options), job func(*engine.Engine) error) error {
 	p, err := newProcess(c, name, errOut)
 	if err != nil {
 		return err
@@ -35,7 +35,7 @@ func tool(ctx context.Context, c *Config, name string, errOut io.Writer, change 
 		return serveHint(err, c)
 	}
 	o := parts.Options
-	change(&o, parts)
+	change(&o)
 	e, err := engine.New(ctx, parts.Index, parts.Objects, o)
 	if err != nil {
 		return err
@@ -50,7 +50,7 @@ func tool(ctx context.Context, c *Config, name string, errOut io.Writer, change 
 
 // Collect makes one collection of garbage.
 func Collect(ctx context.Context, c *Config, dry bool, errOut io.Writer) (did engine.Collected, err error) {
-	err = tool(ctx, c, "gc", errOut, func(o *engine.Options, _ *lake.Parts) {
+	err = tool(ctx, c, "gc", errOut, func(o *engine.Options) {
 		o.CollectRate = 1 << 20 // whoever asks wants it done
 	}, func(e *engine.Engine) (err error) {
 		did, err = e.Collect(ctx, dry)
@@ -110,7 +110,7 @@ func Rebuild(ctx context.Context, c *Config, accept []string, step func(string),
 	r := Rebuilt{Accepted: []engine.Loss{}}
 	var mu sync.Mutex // shards are filled side by side
 	var times stepTimes
-	err := tool(ctx, c, "rebuild", errOut, func(o *engine.Options, _ *lake.Parts) {
+	err := tool(ctx, c, "rebuild", errOut, func(o *engine.Options) {
 		o.Rebuild, o.AcceptLoss, o.AcceptedBy = true, accept, whoAmI()
 		o.Hooks = telemetry.JoinHooks(o.Hooks, engine.Hooks{Recovering: func(_ uint64, s string) {
 			mu.Lock()
@@ -163,7 +163,7 @@ func whoAmI() string {
 // Verify compares the index with the bucket; see engine.Engine.Verify. It joins the
 // lake like a service, and opens a new epoch only if the index needs one.
 func Verify(ctx context.Context, c *Config, req engine.VerifyRequest, errOut io.Writer) (did engine.Verified, err error) {
-	err = tool(ctx, c, "verify", errOut, func(*engine.Options, *lake.Parts) {}, func(e *engine.Engine) (err error) {
+	err = tool(ctx, c, "verify", errOut, func(*engine.Options) {}, func(e *engine.Engine) (err error) {
 		did, err = e.Verify(ctx, req)
 		return err
 	})

@@ -30,7 +30,7 @@ type Source interface {
 // history, and changes nothing.
 //
 //	lake.v1.read.<token>   no body; Lake-Pointer: JSON Pointer of a part, / is the whole; Lake-At: version or time;
-//	                       Lake-Min-Version: wait for this version; Lake-Consistency: strict | relaxed;
+//	                       Lake-Min-Version: wait for this version; Lake-Consistency: strict | relaxed
 //	                       (perhaps engine.RelaxedAge old); Lake-If-None-Match: version that the asker has
 //	→ the document; Lake-Version, ETag, Lake-Pending: 1 while a write is being committed;
 //	  no body at all when the version is that of Lake-If-None-Match

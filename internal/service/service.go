@@ -1,9 +1,9 @@
 // Package service is a lake over NATS: the micro services through which
 // requests come in, and the background duties that live by JetStream.
 //
-//	Ingest       write                    group lake-ingest
-//	Reader       read, log, catalogs      group lake-reader
-//	Snapshotter  snapshot, and the jobs   group lake-snapshotter
+//	Ingest       write, outcome                      group lake-ingest
+//	Reader       read, log, diff, blame, catalogs    group lake-reader
+//	Snapshotter  snapshot, purge, and the jobs       group lake-snapshotter
 //	Requeue      jobs for what no event announced
 //
 // A request's way through a service:

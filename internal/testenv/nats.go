@@ -3,13 +3,11 @@ package testenv
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -124,21 +122,7 @@ func (s *NATSServerProcess) Connect(tb testing.TB, opts ...nats.Option) *nats.Co
 
 // answers asks for full health: JetStream is up and has recovered its streams.
 func (s *NATSServerProcess) answers() error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Monitor+"/healthz", nil)
-	if err != nil {
-		return err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("healthz: %s", res.Status)
-	}
-	return nil
+	return Healthy(context.Background(), s.Monitor+"/healthz")
 }
 
 func natsConnect(tb testing.TB, url string, opts []nats.Option) *nats.Conn {

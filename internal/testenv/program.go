@@ -1,6 +1,7 @@
 package testenv
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"os"
@@ -31,18 +32,26 @@ func Programs() (dir string, err error) {
 
 // Ready asks a program's /readyz on its operations port, host:port.
 func Ready(ops string) func() error {
-	client := &http.Client{Timeout: 2 * time.Second}
-	return func() error {
-		r, err := client.Get("http://" + ops + "/readyz")
-		if err != nil {
-			return err
-		}
-		defer r.Body.Close()
-		if r.StatusCode != http.StatusOK {
-			return fmt.Errorf("readyz: %s", r.Status)
-		}
-		return nil
+	return func() error { return Healthy(context.Background(), "http://"+ops+"/readyz") }
+}
+
+// Healthy asks a URL, which has to say 200 within two seconds.
+func Healthy(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
 	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", url, res.Status)
+	}
+	return nil
 }
 
 // Program runs a program of this repository, or any other, as a process of its

@@ -2,13 +2,10 @@ package testenv
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // VersityServer is versitygw over a directory: a real S3 server, which verifies
@@ -53,19 +50,5 @@ func S3Versity(tb testing.TB) *VersityServer {
 }
 
 func (s *VersityServer) answers() error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Endpoint+"/health", nil)
-	if err != nil {
-		return err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return errors.New(res.Status)
-	}
-	return nil
+	return Healthy(context.Background(), s.Endpoint+"/health")
 }

@@ -195,9 +195,9 @@ func (c *Client) Close() {
 // maxTimeout is the longest that a service works on a request.
 const maxTimeout = time.Minute
 
-// timeoutMargin is how much earlier than the caller the service gives up, so
-// that its answer, which knows more, still comes in time: a tenth of the time
-// left, between these two.
+// minMargin and maxMargin bound how much earlier than the caller the service gives
+// up, so that its answer, which knows more, still comes in time: a tenth of the
+// time left.
 const (
 	minMargin = 2 * time.Millisecond
 	maxMargin = 100 * time.Millisecond

@@ -37,16 +37,9 @@ func (c *Client) Outcome(ctx context.Context, req engine.OutcomeRequest) (engine
 	if err := engine.ValidateCatalog(req.Catalog); err != nil {
 		return engine.OutcomeResult{}, err
 	}
-	body, err := json.Marshal(req)
-	if err != nil {
-		return engine.OutcomeResult{}, err
-	}
-	msg, err := c.ask(ctx, c.subjects.Outcome(req.Catalog), nil, body, false)
-	if err != nil {
-		return engine.OutcomeResult{}, err
-	}
 	var res engine.OutcomeResult
-	return res, decode(msg, &res)
+	err := c.query(ctx, c.subjects.Outcome(req.Catalog), req, &res)
+	return res, err
 }
 
 // Read reads the current document, one of the past, or a part of it; see

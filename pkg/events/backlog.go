@@ -131,7 +131,7 @@ func (q *backlog) reset(at place) {
 	q.poke()
 }
 
-// end of the tail.
+// close tells that the tail has ended, and why.
 func (q *backlog) close(err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -158,6 +158,7 @@ func (r *reader) remove(q *backlog) {
 	}
 }
 
+// ready lets those go on who wait for the place. The caller holds mu.
 func (r *reader) ready() {
 	for _, c := range r.waiting {
 		close(c)
@@ -215,6 +216,7 @@ func (r *reader) ended() bool {
 	return r.err != nil
 }
 
+// end tells everybody that the tail has ended, and why.
 func (r *reader) end(err error) {
 	if err == nil {
 		err = context.Canceled // nobody is left to hear it

@@ -22,7 +22,6 @@ type Verb string
 // operators may ask has it at position 5: that pattern does not grant it.
 const (
 	VerbWrite    Verb = "write"    // request, group lake-ingest
-	VerbSubmit   Verb = "submit"   // JetStream publish
 	VerbRead     Verb = "read"     // request, group lake-reader
 	VerbLog      Verb = "log"      // request, group lake-reader
 	VerbDiff     Verb = "diff"     // request, group lake-reader
@@ -34,7 +33,6 @@ const (
 	VerbLive     Verb = "live"     // the events republished, with a kind at position 5
 	VerbJob      Verb = "job"      // internal: lake.v1.job.snapshot.<token>
 	VerbAdmin    Verb = "admin"    // request, for operators: lake.v1.admin.purge.<token>, group lake-snapshotter
-	VerbDead     Verb = "dead"     // submitted writes that can never be applied, with a reason
 )
 
 // Names of the NATS micro services, which are also their queue groups.
@@ -80,9 +78,6 @@ func (s Subjects) catalog(v Verb, catalog string) string {
 
 // Write is the subject of a write request: lake.v1.write.<token>.
 func (s Subjects) Write(catalog string) string { return s.catalog(VerbWrite, catalog) }
-
-// Submit is the subject of a durable write without an answer.
-func (s Subjects) Submit(catalog string) string { return s.catalog(VerbSubmit, catalog) }
 
 // Read is the subject of a read request.
 func (s Subjects) Read(catalog string) string { return s.catalog(VerbRead, catalog) }
@@ -191,7 +186,7 @@ func (s Subjects) JobCatalog(subject string) (string, error) {
 }
 
 // Headers of requests. NATS headers are case-sensitive: this is the one
-// spelling. What a service does not support yet it refuses; it ignores none.
+// spelling. What a service does not support it refuses; it ignores none.
 const (
 	HeaderPath        = "Lake-Path"          // default "/"
 	HeaderMerge       = "Lake-Merge"         // replace | merge-patch (default) | json-patch | delete
@@ -207,11 +202,8 @@ const (
 	HeaderConsistency = "Lake-Consistency"   // strict (default) | relaxed
 	HeaderIfNoneMatch = "Lake-If-None-Match" // version that the caller has
 	HeaderTimeout     = "Lake-Timeout"       // deadline, milliseconds
-	HeaderAccept      = "Lake-Accept"        // chunked: large replies in several messages
 	HeaderTrace       = "Lake-Trace"         // 1: answer with Server-Timing
 	HeaderMsgID       = nats.MsgIdHdr        // Nats-Msg-Id, the idempotency key
-	HeaderTraceparent = "traceparent"        // W3C Trace Context, lower case
-	HeaderTracestate  = "tracestate"         // W3C Trace Context, lower case
 )
 
 // Headers of replies.
@@ -220,9 +212,6 @@ const (
 	HeaderPending      = "Lake-Pending" // 1: a write is being committed
 	HeaderETag         = "ETag"
 	HeaderContentType  = "Content-Type"
-	HeaderChunk        = "Lake-Chunk"  // i/n, from 1
-	HeaderSize         = "Lake-Size"   // bytes of the whole reply, on the first chunk
-	HeaderSHA256       = "Lake-SHA256" // of the whole reply, hexadecimal, on the first chunk
 	HeaderServerTiming = "Server-Timing"
 	HeaderError        = "Nats-Service-Error"      // a sentence
 	HeaderErrorCode    = "Nats-Service-Error-Code" // an HTTP status
@@ -244,7 +233,7 @@ func UnknownHeader(h nats.Header) string {
 func knownRequestHeader(name string) bool {
 	switch name {
 	case HeaderPath, HeaderMerge, HeaderAutoParents, HeaderAuthor, HeaderPointer, HeaderIfVersion, HeaderIfAbsent, HeaderBatch,
-		HeaderEncoding, HeaderAt, HeaderMinVersion, HeaderConsistency, HeaderIfNoneMatch, HeaderTimeout, HeaderAccept, HeaderTrace:
+		HeaderEncoding, HeaderAt, HeaderMinVersion, HeaderConsistency, HeaderIfNoneMatch, HeaderTimeout, HeaderTrace:
 		return true
 	}
 	return false

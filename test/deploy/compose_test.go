@@ -287,7 +287,7 @@ func TestComposeStore(t *testing.T) {
 func startStore(t *testing.T, p *types.Project) (endpoint, dir string) {
 	t.Helper()
 	store := p.Services["s3"]
-	path := program(t, "versitygw", "make bin/versitygw")
+	path := testenv.Tool(t, "versitygw", "make bin/versitygw")
 	data, port := t.TempDir(), testenv.FreePort(t)
 	for _, v := range store.Volumes {
 		if rest, ok := strings.CutPrefix(v.Target, "/data/"); ok && v.Type == types.VolumeTypeVolume {
@@ -309,7 +309,7 @@ func startStore(t *testing.T, p *types.Project) (endpoint, dir string) {
 		args = append(args, arg)
 	}
 	endpoint = fmt.Sprintf("http://127.0.0.1:%d", port)
-	startServer(t, answersHTTP(endpoint+"/health"), environment(store), path, args...)
+	startServer(t, func(ctx context.Context) error { return testenv.Healthy(ctx, endpoint+"/health") }, environment(store), path, args...)
 	return endpoint, dir
 }
 

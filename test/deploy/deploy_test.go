@@ -3,8 +3,6 @@ package deploy
 import (
 	"bytes"
 	"context"
-	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -76,42 +74,6 @@ func launch(t *testing.T, answers func(context.Context) error, env []string, nam
 			return answers(ctx) == nil
 		})
 	}
-}
-
-func answersHTTP(url string) func(context.Context) error {
-	return func(ctx context.Context) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-		if err != nil {
-			return err
-		}
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return err
-		}
-		res.Body.Close()
-		if res.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s: %s", url, res.Status)
-		}
-		return nil
-	}
-}
-
-// program finds a real server, in bin or PATH; without it the test is skipped,
-// or fails where nothing may be left out.
-func program(t *testing.T, name, install string) string {
-	t.Helper()
-	if path := filepath.Join(root(), "bin", name); isFile(path) {
-		return path
-	}
-	path, err := exec.LookPath(name)
-	if err != nil {
-		msg := fmt.Sprintf("%s is not installed: run `%s`", name, install)
-		if os.Getenv("LAKE_TEST_REQUIRE") == "1" {
-			t.Fatal(msg)
-		}
-		t.Skip(msg + " (LAKE_TEST_REQUIRE=1 makes this a failure)")
-	}
-	return path
 }
 
 func isFile(path string) bool {

@@ -7,6 +7,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/jsonlake/lake/internal/testenv"
 )
 
 // The shipped configuration starts a server. Only addresses and the store's
@@ -53,7 +55,7 @@ func TestNATSConfiguration(t *testing.T) {
 		t.Errorf("publish of almost 8 MiB: %v", err)
 	}
 	// What the container's health check asks.
-	if err := answersHTTP("http://" + s.MonitorAddr().String() + "/healthz?js-enabled-only=true")(t.Context()); err != nil {
+	if err := testenv.Healthy(t.Context(), "http://"+s.MonitorAddr().String()+"/healthz?js-enabled-only=true"); err != nil {
 		t.Error(err)
 	}
 }

@@ -17,7 +17,7 @@ import (
 // its comments leave to the command line is given there.
 func startRedis(t *testing.T, conf string, args ...string) (*redis.Client, int) {
 	t.Helper()
-	path := program(t, "redis-server", "apt-get install -y redis-server")
+	path := testenv.Tool(t, "redis-server", "apt-get install -y redis-server")
 	port := testenv.FreePort(t)
 	c := redis.NewClient(&redis.Options{Addr: fmt.Sprintf("127.0.0.1:%d", port), ContextTimeoutEnabled: true, MaxRetries: -1})
 	t.Cleanup(func() { c.Close() })

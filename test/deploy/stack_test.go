@@ -38,7 +38,7 @@ func image(t *testing.T) string {
 		if programs.err != nil {
 			return
 		}
-		cmd := exec.Command(program(t, "go", "see https://go.dev/doc/install"), append([]string{"build", "-o", programs.dir + "/"}, buildTargets(t)...)...)
+		cmd := exec.Command(testenv.Tool(t, "go", "see https://go.dev/doc/install"), append([]string{"build", "-o", programs.dir + "/"}, buildTargets(t)...)...)
 		cmd.Dir = root()
 		if b, err := cmd.CombinedOutput(); err != nil {
 			programs.err = fmt.Errorf("build: %w\n%s", err, b)

@@ -53,29 +53,6 @@ func Append(dst []byte, f *Frame, o Options) ([]byte, error) {
 	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(dst[start:], castagnoli)), nil
 }
 
-// SetMore rewrites the More bit of the one encoded frame that b is, in place, and
-// its checksum. It is for copying frames into another object without decoding
-// their payloads. Damaged bytes give ErrDamaged and stay as they are.
-func SetMore(b []byte, more bool) error {
-	e, n, err := split(b)
-	if err != nil {
-		return err
-	}
-	if n != len(b) {
-		return fmt.Errorf("%d bytes after the frame: %w", len(b)-n, ErrDamaged)
-	}
-	if e.format != format {
-		return fmt.Errorf("format %d: %w", e.format, ErrFormat)
-	}
-	flags := e.flags &^ flagMore
-	if more {
-		flags |= flagMore
-	}
-	b[offFlags] = flags
-	binary.LittleEndian.PutUint32(b[n-crcSize:], crc32.Checksum(b[:n-crcSize], castagnoli))
-	return nil
-}
-
 func check(f *Frame, o Options) error {
 	switch {
 	case f.Kind < KindRun || f.Kind > KindPack:

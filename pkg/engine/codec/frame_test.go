@@ -215,26 +215,3 @@ func TestAppendRefuses(t *testing.T) {
 		})
 	}
 }
-
-func TestSetMore(t *testing.T) {
-	t.Parallel()
-	f := samples()[1].frame
-	o := samples()[1].opts
-	plain := encode(t, &f, o)
-	f.More = true
-	more := encode(t, &f, o)
-	for _, c := range []struct {
-		from, to []byte
-		more     bool
-	}{{plain, more, true}, {more, plain, false}, {plain, plain, false}, {more, more, true}} {
-		b := bytes.Clone(c.from)
-		if err := SetMore(b, c.more); err != nil || !bytes.Equal(b, c.to) {
-			t.Errorf("SetMore(%v): %v, or other bytes than Append's", c.more, err)
-		}
-	}
-	for _, b := range [][]byte{nil, plain[:len(plain)-1], append(bytes.Clone(plain), 0)} {
-		if err := SetMore(b, true); !errors.Is(err, ErrDamaged) {
-			t.Errorf("SetMore of %d bytes: got %v, want %v", len(b), err, ErrDamaged)
-		}
-	}
-}
