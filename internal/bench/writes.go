@@ -347,7 +347,7 @@ func (b *bench) p3local(ctx context.Context) error {
 			return nil, err
 		}
 		before := l.mark()
-		load, err := sound(closed(ctx, 1, b.warmup(), b.Duration, w.write))
+		load, err := b.profiled(ctx, l, "p3", func() (*loaded, error) { return sound(closed(ctx, 1, b.warmup(), b.Duration, w.write)) })
 		if err != nil {
 			return nil, err
 		}
