@@ -378,13 +378,22 @@ type noted struct {
 	gets []string
 }
 
-func (n *noted) Get(ctx context.Context, key string) ([]byte, error) {
+func (n *noted) note(key string) {
 	if n.on.Load() {
 		n.mu.Lock()
+		defer n.mu.Unlock()
 		n.gets = append(n.gets, key)
-		n.mu.Unlock()
 	}
+}
+
+func (n *noted) Get(ctx context.Context, key string) ([]byte, error) {
+	n.note(key)
 	return n.Objects.Get(ctx, key)
+}
+
+func (n *noted) GetRange(ctx context.Context, key string, off, length int64) ([]byte, error) {
+	n.note(key)
+	return n.Objects.GetRange(ctx, key, off, length)
 }
 
 // Who opens an epoch reads segments and packs while it waits for older leases to
@@ -411,7 +420,7 @@ func TestOpenerReadsAhead(t *testing.T) {
 			switch step {
 			case "wait":
 				writes.Go(func() {
-					time.Sleep(time.Second) // what is there is read by then
+					time.Sleep(500 * time.Millisecond) // what is there is read by then, and the lease holds
 					write(t, old, "late", "/a", engine.MergeTypeReplace, `3`)
 					late = "written"
 					h.close(old) // else it would join with its own index, in turn
