@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -84,23 +85,29 @@ func (e *Engine) readSegmentsAhead(ctx context.Context, a *ahead, oldest uint64)
 // readPacksAhead brings the young packs of shards into memory, as far as the frame
 // cache keeps them.
 func (e *Engine) readPacksAhead(ctx context.Context, shards []int) {
-	var g errgroup.Group // whose errors do not matter
-	g.SetLimit(restorePacks * e.opts.RestoreShards)
-	left := e.opts.FrameCache / 2 // it keeps other things, too
+	var left atomic.Int64
+	left.Store(e.opts.FrameCache / 2) // it keeps other things, too
+	var g errgroup.Group              // whose errors do not matter
+	g.SetLimit(e.opts.RestoreShards)
 	for _, shard := range shards {
-		list, err := e.listSnapshots(ctx, shard)
-		if err != nil {
-			break
-		}
-		for _, s := range list.young() {
-			if left -= s.Snapshot.PackBytes; left < 0 {
-				break
-			}
-			g.Go(func() error {
-				_, err := e.store.pack(ctx, s.Catalog, s.Snapshot)
+		g.Go(func() error {
+			list, err := e.listSnapshots(ctx, shard)
+			if err != nil {
 				return err
-			})
-		}
+			}
+			var packs errgroup.Group
+			packs.SetLimit(restorePacks)
+			for _, s := range list.young() {
+				if left.Add(-s.Snapshot.PackBytes) < 0 {
+					break
+				}
+				packs.Go(func() error {
+					_, err := e.store.pack(ctx, s.Catalog, s.Snapshot)
+					return err
+				})
+			}
+			return packs.Wait()
+		})
 	}
 	_ = g.Wait()
 }
