@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jsonlake/lake/internal/app"
+	"github.com/jsonlake/lake/pkg/engine"
 )
 
 type gcCmd struct {
@@ -28,17 +30,17 @@ func (c *gcCmd) Validate() error {
 
 func (c *gcCmd) Run(ctx context.Context, s *streamsIO) error {
 	did, err := app.Collect(ctx, &c.Config, c.DryRun, s.err)
-	if err != nil {
+	if err != nil && !errors.Is(err, engine.ErrDamaged) { // what does not depend on the damage was done
 		return err
 	}
 	if c.JSON {
-		return printJSON(s.out, did)
+		return errors.Join(err, printJSON(s.out, did))
 	}
 	verb := "deleted"
 	if c.DryRun {
 		verb = "would delete"
 	}
-	_, err = fmt.Fprintf(s.out, "%s %d segments, %d snapshots, %d strays; gave up %d snapshots; compacted %d segments (%d bytes); %d wait for the grace of %v\n",
+	_, perr := fmt.Fprintf(s.out, "%s %d segments, %d snapshots, %d strays; gave up %d snapshots; compacted %d segments (%d bytes); %d wait for the grace of %v\n",
 		verb, did.Segments, did.Snapshots, did.Strays, did.Dropped, did.Compacted, did.Copied, did.Waiting, c.GCGrace)
-	return err
+	return errors.Join(err, perr)
 }

@@ -20,6 +20,22 @@ type adopted struct {
 // knows nothing. Only true prefixes are ever visible, so every snapshot ever
 // put is true.
 func (e *Engine) adoptSnapshots(ctx context.Context, n uint64, shard int, saw func(int64), progress *counter) (*adopted, error) {
+	a, err := e.listSnapshots(ctx, shard)
+	if err != nil {
+		return nil, err
+	}
+	saw(a.youngest)
+	for chunk := range slices.Chunk(a.snapshots, restoreChunk) {
+		if err := e.index.Restore(ctx, shard, n, Restore{Snapshots: chunk}); err != nil {
+			return nil, err
+		}
+		progress.add(len(chunk))
+	}
+	return a, nil
+}
+
+// listSnapshots lists the snapshots that the bucket has of a shard.
+func (e *Engine) listSnapshots(ctx context.Context, shard int) (*adopted, error) {
 	a := &adopted{}
 	packs := map[string]int64{}
 	for o, err := range e.objects.List(ctx, fmt.Sprintf("%x", shard), "") {
@@ -34,7 +50,6 @@ func (e *Engine) adoptSnapshots(ctx context.Context, n uint64, shard int, saw fu
 		if err != nil {
 			continue // not ours
 		}
-		saw(stop.Sec)
 		a.youngest = max(a.youngest, stop.Sec)
 		// The size of the stored snapshot stands in for the document's until the
 		// next fold; it only serves the policy.
@@ -50,12 +65,6 @@ func (e *Engine) adoptSnapshots(ctx context.Context, n uint64, shard int, saw fu
 		return a.Snapshot.Stop.Compare(b.Snapshot.Stop)
 	})
 	a.snapshots = afterPurges(a.snapshots)
-	for chunk := range slices.Chunk(a.snapshots, restoreChunk) {
-		if err := e.index.Restore(ctx, shard, n, Restore{Snapshots: chunk}); err != nil {
-			return nil, err
-		}
-		progress.add(len(chunk))
-	}
 	return a, nil
 }
 
@@ -150,6 +159,13 @@ func afterPurges(all []RestoreSnapshot) []RestoreSnapshot {
 	return kept
 }
 
+// young are the snapshots whose packs may know idempotency ids that are kept still.
+func (a *adopted) young() []RestoreSnapshot {
+	return slices.DeleteFunc(slices.Clone(a.snapshots), func(s RestoreSnapshot) bool {
+		return s.Snapshot.PackBytes == 0 || s.Snapshot.Stop.Sec < a.youngest-int64(IDTTL.Seconds())
+	})
+}
+
 // notPurged leaves out the runs from before a purge. They are folded, and not even
 // their events are told again: the purge's event covers them.
 func (a *adopted) notPurged(runs []RestoreRun) []RestoreRun {
@@ -174,16 +190,14 @@ func (e *Engine) adoptPacks(ctx context.Context, n uint64, shard int, a *adopted
 		folded[RunKey{Catalog: runs[i].Catalog, First: runs[i].Run.First}] = i
 		runs[i].Prev = runs[i].Run.First.Add(-1)
 	}
-	young := slices.DeleteFunc(slices.Clone(a.snapshots), func(s RestoreSnapshot) bool {
-		return s.Snapshot.PackBytes == 0 || s.Snapshot.Stop.Sec < a.youngest-int64(IDTTL.Seconds())
-	})
+	young := a.young()
 	type told struct { // by one pack
 		ids  []RestoreID
 		prev map[int]Version // of folded runs, by their place
 	}
-	for part := range slices.Chunk(young, restorePacks) {
+	for part := range slices.Chunk(young, restoreTold) {
 		packs := make([]told, len(part))
-		g, gctx := newTasks(ctx, 0)
+		g, gctx := newTasks(ctx, restorePacks)
 		for k, s := range part {
 			g.add(func() error {
 				prev, t := s.Snapshot.Start, &packs[k]

@@ -27,6 +27,9 @@ import (
 // waits until the lease is over. A collector that is stopped in between may go
 // on at any time: what it deletes was not needed by an index that had seen the
 // record's time, and never will be.
+//
+// A segment that turns out to be damaged, and was not accepted as lost, stops only
+// what may depend on it: whatever it may have been copied from stays (mayBeCopied).
 
 const (
 	collectLease = time.Minute // of the collector; it saves work, nothing depends on it
@@ -44,7 +47,7 @@ type Collected struct {
 	Segments  int   `json:"segments"`  // deleted
 	Snapshots int   `json:"snapshots"` // deleted, each with its pack
 	Strays    int   `json:"strays"`    // deleted: segments that came after their epoch was sealed
-	Waiting   int   `json:"waiting"`   // garbage that is younger than the grace, as far as it was looked at
+	Waiting   int   `json:"waiting"`   // garbage that is younger than the grace, or stays for a damaged segment, as far as it was looked at
 	Dropped   int   `json:"dropped"`   // snapshots that the retention gave up: garbage from now on
 	Compacted int   `json:"compacted"` // segments whose live runs were copied
 	Copied    int64 `json:"copied"`    // bytes of these runs
@@ -155,6 +158,7 @@ type collection struct {
 	clean          cleanSegments      // of each purge, if the caller remembers them
 	token          string             // of the lease of purges, while one is worked on
 	past           bool               // what a purge gave up of snapshots and packs is gone
+	damaged        []SegmentID        // that were to be compacted
 	did            Collected
 }
 
@@ -171,9 +175,11 @@ func (c *collection) run(ctx context.Context) (err error) {
 			return fmt.Errorf("retention: %w", err)
 		}
 	}
-	if err := c.compact(ctx); err != nil {
+	damage, err := c.compact(ctx)
+	if err != nil {
 		return fmt.Errorf("compact: %w", err)
 	}
+	defer func() { err = errors.Join(damage, err) }()
 	for shard := range Shards {
 		if err := c.shard(ctx, shard); err != nil {
 			return err
@@ -195,14 +201,24 @@ func (c *collection) run(ctx context.Context) (err error) {
 
 // shard deletes the garbage of a shard that is old enough, a page at a time.
 func (c *collection) shard(ctx context.Context, shard int) error {
-	for {
-		list, err := c.e.index.Garbage(ctx, c.n, shard, collectPage)
+	for stays := 0; ; { // of the oldest garbage
+		limit := collectPage + stays
+		list, err := c.e.index.Garbage(ctx, c.n, shard, limit)
 		if err != nil {
 			return err
+		}
+		stays = 0
+		for _, g := range list {
+			if c.mayBeCopied(g.Segment) {
+				stays++
+			}
 		}
 		ripe, horizon, err := c.ripe(ctx, list)
 		if err != nil {
 			return err
+		}
+		if len(ripe) == 0 && len(list) == limit && limit < collectPage+stays {
+			continue // what may go can only come after what stays
 		}
 		if c.dry || len(ripe) == 0 {
 			c.count(list, ripe)
@@ -218,10 +234,18 @@ func (c *collection) shard(ctx context.Context, shard int) error {
 			return err
 		}
 		c.count(list, ripe)
-		if len(list) < collectPage {
+		if len(list) < limit {
 			return nil
 		}
 	}
+}
+
+// mayBeCopied tells whether a damaged segment may hold copies of this one's runs, which
+// then has the only sound ones that are left. What a copy is made from has a lesser key:
+// see move. That garbage stays until the damaged segment was put back, or its loss
+// accepted.
+func (c *collection) mayBeCopied(s SegmentID) bool {
+	return !s.IsZero() && slices.ContainsFunc(c.damaged, func(d SegmentID) bool { return newerSegment(d, s) < 0 })
 }
 
 // count counts what of a list is ripe, and what waits; a segment that several
@@ -274,7 +298,7 @@ func (c *collection) ripe(ctx context.Context, list []Garbage) (ripe []Garbage, 
 		if !g.Segment.IsZero() {
 			g.Since = since[g.Segment]
 		}
-		if g.Since.IsZero() || !g.Since.Before(c.old) {
+		if g.Since.IsZero() || !g.Since.Before(c.old) || c.mayBeCopied(g.Segment) {
 			continue
 		}
 		if g.Since.After(horizon) {

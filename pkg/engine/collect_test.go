@@ -1,9 +1,11 @@
 package engine_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -292,6 +294,90 @@ func TestCollectAfterNewEpoch(t *testing.T) {
 		}
 		if got := read(t, e, "c"); got != `{"a":1}` {
 			t.Errorf("got %s", got)
+		}
+	})
+}
+
+// A damaged segment does not stop the collection of what came after it. What it may be a
+// copy of stays: it may be all that is left of acknowledged writes.
+func TestCollectBesideDamage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		e := h.open(engine.Options{Grace: 15 * time.Second, CompactAfter: 8 * time.Second})
+		only := func() string { // the newest segment
+			keys := h.keys("wal/")
+			return keys[len(keys)-1]
+		}
+		want := map[string]string{}
+		put := func(catalog string) string {
+			write(t, e, catalog, "/", engine.MergeTypeMergePatch, `{"of":"`+catalog+`"}`)
+			want[catalog] = `{"of":"` + catalog + `"}`
+			return only()
+		}
+		sources := []string{put("a"), put("b")}
+		time.Sleep(10 * time.Second)
+		if got, err := e.Collect(t.Context(), false); err != nil || got.Compacted != 2 {
+			t.Fatalf("got %+v, %v, want the two segments put together", got, err)
+		}
+		copied := only()
+		whole, err := h.objects.Get(t.Context(), copied)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.hurt(copied, func(b []byte) []byte { b = bytes.Clone(b); b[len(b)-1] ^= 1; return b })
+		time.Sleep(2 * time.Second)
+		folded, live := put("folded"), []string{put("c"), put("d")}
+		fold(t, e, "folded")
+		there := func(keys ...string) (n int) {
+			for _, key := range keys {
+				if slices.Contains(h.keys("wal/"), key) {
+					n++
+				}
+			}
+			return n
+		}
+		var got engine.Collected
+		for range 4 {
+			time.Sleep(10 * time.Second)
+			one, err := e.Collect(t.Context(), false)
+			if !errors.Is(err, engine.ErrDamaged) || !strings.Contains(err.Error(), copied) {
+				t.Fatalf("got %+v, %v, want damage that names %s", one, err, copied)
+			}
+			got.Compacted, got.Segments = got.Compacted+one.Compacted, got.Segments+one.Segments
+		}
+		if there(folded) != 0 || there(live...) != 0 || got.Compacted != 2 || got.Segments != 3 {
+			t.Errorf("got %+v and %v, want what came after the damaged segment collected, and put together", got, h.keys("wal/"))
+		}
+		if there(sources...) != 2 {
+			t.Fatalf("got %v, want what the damaged segment was copied from, %v", h.keys("wal/"), sources)
+		}
+
+		// Why they stay: the index is lost, and the damage accepted.
+		other := memory.NewObjects()
+		for _, key := range h.keys("") {
+			b, err := h.objects.Get(t.Context(), key)
+			if err == nil {
+				err = other.Put(t.Context(), key, b)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		again, err := engine.New(t.Context(), memory.NewIndex(memory.Options{Exclusive: true}), other, engine.Options{AcceptLoss: []string{copied}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { h.close(again) })
+		for catalog, doc := range want {
+			if got := read(t, again, catalog); got != doc {
+				t.Errorf("%s after its copy was given up: got %s, want %s", catalog, got, doc)
+			}
+		}
+
+		h.hurt(copied, func([]byte) []byte { return whole })
+		if got := collect(t, e); got.Segments != 2 || there(sources...) != 0 {
+			t.Errorf("put back: got %+v and %v, want what it was copied from collected", got, h.keys("wal/"))
 		}
 	})
 }

@@ -16,20 +16,21 @@ const compactSegments = 256
 
 // compact copies the live runs of old segments together into new ones, so that
 // the log stays short to list and the old segments can go. A frame keeps all it
-// says; only where it stands changes, in the bucket first and then in the index.
-func (c *collection) compact(ctx context.Context) error {
+// says; only where it stands changes, in the bucket first and then in the index. Damaged
+// segments are passed over, and told.
+func (c *collection) compact(ctx context.Context) (damage, err error) {
 	old := map[SegmentID]bool{}
 	for shard := range Shards {
 		list, err := c.e.index.Live(ctx, c.n, shard, c.now.Add(-c.e.opts.CompactAfter).Unix(), compactSegments)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, s := range list {
 			old[s] = true
 		}
 	}
 	if len(old) < 2 {
-		return nil // nothing to put together
+		return nil, nil // nothing to put together
 	}
 	order := make([]SegmentID, 0, len(old))
 	for s := range old {
@@ -38,16 +39,20 @@ func (c *collection) compact(ctx context.Context) error {
 	slices.SortFunc(order, func(a, b SegmentID) int { return strings.Compare(a.Key(), b.Key()) })
 	var into compacted
 	for _, s := range order[:min(len(order), compactSegments)] {
-		if err := c.copyLive(ctx, s, &into); err != nil {
-			return err
+		err := c.copyLive(ctx, s, &into)
+		if errors.Is(err, errSegmentDamaged) {
+			c.damaged = append(c.damaged, s)
+			damage = errors.Join(damage, fmt.Errorf("%w; garbage that it may be a copy of stays until it is put back, or its loss accepted", err))
+			continue
 		}
-		if c.full(&into) {
-			if err := c.flush(ctx, &into); err != nil {
-				return err
-			}
+		if err == nil && c.full(&into) {
+			err = c.flush(ctx, &into)
+		}
+		if err != nil {
+			return damage, err
 		}
 	}
-	return c.flush(ctx, &into)
+	return damage, c.flush(ctx, &into)
 }
 
 // compacted is a segment that is being put together.
@@ -75,6 +80,9 @@ func (c *collection) copyLive(ctx context.Context, s SegmentID, into *compacted)
 	return nil
 }
 
+// errSegmentDamaged is of a segment's bytes, not of the index.
+var errSegmentDamaged = errors.New("a segment is damaged")
+
 // live reads the runs of a segment that stand in it, and tells how large all of it is.
 func (c *collection) live(ctx context.Context, s SegmentID) (live compacted, whole int64, err error) {
 	b, err := c.e.getObject(ctx, s.Key())
@@ -83,6 +91,9 @@ func (c *collection) live(ctx context.Context, s SegmentID) (live compacted, who
 	}
 	var ask []Relocation
 	frames, _, err := c.e.frames(ctx, s.Key(), b)
+	if errors.Is(err, ErrDamaged) {
+		return live, 0, fmt.Errorf("%w: %w", errSegmentDamaged, err)
+	}
 	if err != nil {
 		return live, 0, err
 	}

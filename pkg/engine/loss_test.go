@@ -223,7 +223,7 @@ func TestAcceptLossRefuses(t *testing.T) {
 		reads := 0
 		h.objects.failGets(func(k string) (bool, error) {
 			if k == key {
-				if reads++; reads == 3 { // by the check, by the recovery, again
+				if reads++; reads == 4 { // by the check, ahead, by the recovery, again
 					h.objects.failGets(nil)
 					h.hurt(key, func([]byte) []byte { return whole })
 				}

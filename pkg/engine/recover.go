@@ -20,7 +20,7 @@ import (
 //
 //	1 create _lake/epoch/{n}         lost the race → the winner opens it
 //	2 fence every shard at n         from then on nothing of an older epoch is accepted
-//	3 wait, 5 s since 1              no older lease is valid any more: whatever was acknowledged is in the bucket
+//	3 wait, 5 s since 1              no older lease is valid any more: whatever was acknowledged is in the bucket (meanwhile: ahead.go)
 //	4 seal every older epoch         the listing of wal/{m}/ decides which segments of m count; the first seal put is the one
 //	5 empty a shard                  whose epoch was never opened, or that may not know of all that was collected; adopt snapshots in it
 //	6 restore runs                   of sealed segments, in version order, what the shard does not hold
@@ -50,6 +50,7 @@ type sealObject struct {
 const (
 	restoreChunk = 500 // runs that go to the index at once
 	restorePacks = 16  // packs of a shard that are read at once
+	restoreTold  = 256 // packs of which it is kept what they tell, until the index is told
 	restoreLoads = 64  // segments that are read at once, each of a few MiB at most
 	restoreLists = 16  // epochs whose seals are read, and segments listed, at once
 )
@@ -116,8 +117,10 @@ func (e *Engine) refill(ctx context.Context, n uint64, before []ShardEpoch, calm
 	if before, err = e.stillSo(ctx, n, before); err != nil {
 		return 0, err
 	}
+	var early *ahead
 	if n > 1 && !e.index.Exclusive() {
 		h.recovering(n, "wait")
+		early = e.readAhead(ctx, n, before, calm)
 		if err := sleep(ctx, time.Until(calm)); err != nil {
 			return 0, err
 		}
@@ -132,7 +135,7 @@ func (e *Engine) refill(ctx context.Context, n uint64, before []ShardEpoch, calm
 		return 0, err
 	}
 	h.recovering(n, "restore")
-	return e.restore(ctx, n, before, sealed)
+	return e.restore(ctx, n, before, sealed, early)
 }
 
 // insist does a step of opening an epoch again until it succeeds: all steps may
@@ -263,8 +266,13 @@ func (e *Engine) seal(ctx context.Context, m, by uint64, there bool) (sealObject
 	return s, nil
 }
 
+// keeps tells that a shard goes on with what it holds, unless that is too old.
+func (e *Engine) keeps(b ShardEpoch) bool {
+	return !b.Empty && b.N != 0 && b.Open && !e.opts.Rebuild
+}
+
 // restore does steps 5 to 7 and gives the floor of the new epoch.
-func (e *Engine) restore(ctx context.Context, n uint64, before []ShardEpoch, sealed map[uint64]sealObject) (int64, error) {
+func (e *Engine) restore(ctx context.Context, n uint64, before []ShardEpoch, sealed map[uint64]sealObject, early *ahead) (int64, error) {
 	var greatest int64
 	var mu sync.Mutex
 	saw := func(sec int64) {
@@ -292,7 +300,7 @@ func (e *Engine) restore(ctx context.Context, n uint64, before []ShardEpoch, sea
 	for s, b := range before {
 		saw(b.Mark.Unix())
 		knows := horizon.IsZero() || b.Mark.After(horizon)
-		if !b.Empty && b.N != 0 && b.Open && knows && !e.opts.Rebuild {
+		if e.keeps(b) && knows {
 			oldest = min(oldest, b.N)
 			continue
 		}
@@ -329,7 +337,7 @@ func (e *Engine) restore(ctx context.Context, n uint64, before []ShardEpoch, sea
 	if err != nil {
 		return 0, err
 	}
-	shards, damaged, err := e.readSegments(ctx, keys, lost, saw)
+	shards, damaged, err := e.readSegments(ctx, keys, lost, early, saw)
 	if err != nil {
 		return 0, err
 	}
@@ -425,7 +433,7 @@ func (e *Engine) listSealed(ctx context.Context, m uint64, sealed []string) (the
 
 // readSegments reads the run headers of all segments, by shard. Those that are
 // damaged, beyond what was accepted, it gives apart.
-func (e *Engine) readSegments(ctx context.Context, keys []string, lost *losses, saw func(int64)) (shards [Shards][]RestoreRun, damaged []damagedSegment, err error) {
+func (e *Engine) readSegments(ctx context.Context, keys []string, lost *losses, early *ahead, saw func(int64)) (shards [Shards][]RestoreRun, damaged []damagedSegment, err error) {
 	var mu sync.Mutex
 	progress := e.counter("segments", len(keys))
 	g, ctx := newTasks(ctx, max(restoreLoads, e.opts.Loads))
@@ -435,15 +443,20 @@ func (e *Engine) readSegments(ctx context.Context, keys []string, lost *losses, 
 			return shards, nil, fmt.Errorf("%w: in a seal: %w", ErrDamaged, err)
 		}
 		g.add(func() error {
-			b, err := e.getObject(ctx, key)
-			if errors.Is(err, ErrNotExist) {
-				return nil // collected since it was listed
-			}
-			if err != nil {
-				return fmt.Errorf("get %s: %w", key, err)
-			}
 			accepted := lost.get(key)
-			runs, err := segmentRuns(id, b, accepted)
+			runs, read := early.segment(key)
+			var b []byte
+			var err error
+			if !read || accepted != nil {
+				b, err = e.getObject(ctx, key)
+				if errors.Is(err, ErrNotExist) {
+					return nil // collected since it was listed
+				}
+				if err != nil {
+					return fmt.Errorf("get %s: %w", key, err)
+				}
+				runs, err = segmentRuns(id, b, accepted)
+			}
 			progress.add(1)
 			mu.Lock()
 			defer mu.Unlock()

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"iter"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -413,6 +415,97 @@ func TestDeadWriterAndDeadSweeper(t *testing.T) {
 				t.Fatalf("still stuck %s after the last fault: %+v", since, st)
 			}
 			time.Sleep(100 * time.Millisecond)
+		}
+	})
+}
+
+// noted is a bucket that notes what is asked for, while it is on.
+type noted struct {
+	engine.Objects
+	on   atomic.Bool
+	mu   sync.Mutex
+	gets []string
+}
+
+func (n *noted) note(key string) {
+	if n.on.Load() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.gets = append(n.gets, key)
+	}
+}
+
+func (n *noted) Get(ctx context.Context, key string) ([]byte, error) {
+	n.note(key)
+	return n.Objects.Get(ctx, key)
+}
+
+func (n *noted) GetRange(ctx context.Context, key string, off, length int64) ([]byte, error) {
+	n.note(key)
+	return n.Objects.GetRange(ctx, key, off, length)
+}
+
+// Who opens an epoch reads segments and packs while it waits for older leases to
+// end; what is put during the wait counts as much.
+func TestOpenerReadsAhead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		old := h.open(engine.Options{})
+		const catalogs = 50
+		for i := range catalogs {
+			c := fmt.Sprintf("c%d", i)
+			write(t, old, c, "/a", engine.MergeTypeReplace, `1`)
+			if i%2 == 0 {
+				fold(t, old, c)
+			}
+			write(t, old, c, "/b", engine.MergeTypeReplace, `2`)
+		}
+		bucket := &noted{Objects: h.objects}
+		h.index = memory.NewIndex(memory.Options{}) // lost; the old engine does not know yet
+		var late string
+		var writes sync.WaitGroup
+		e, err := engine.New(t.Context(), h.index, bucket, engine.Options{Hooks: engine.Hooks{Recovering: func(_ uint64, step string) {
+			switch step {
+			case "wait":
+				writes.Go(func() {
+					time.Sleep(500 * time.Millisecond) // what is there is read by then, and the lease holds
+					write(t, old, "late", "/a", engine.MergeTypeReplace, `3`)
+					late = "written"
+					h.close(old) // else it would join with its own index, in turn
+				})
+			case "seal":
+				bucket.on.Store(true)
+			}
+		}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { h.close(e) })
+		bucket.on.Store(false)
+		writes.Wait()
+		if late == "" {
+			t.Fatal("nothing was written during the wait")
+		}
+		var segments, packs int
+		for _, key := range bucket.gets {
+			switch {
+			case strings.HasPrefix(key, "wal/"):
+				segments++
+			case strings.HasSuffix(key, ".pack"):
+				packs++
+			}
+		}
+		if segments != 1 || packs != 0 {
+			t.Errorf("after the wait %d segments and %d packs were read, want only the segment that came during it: %q", segments, packs, bucket.gets)
+		}
+		for i := range catalogs {
+			if got := read(t, e, fmt.Sprintf("c%d", i)); got != `{"a":1,"b":2}` {
+				t.Fatalf("catalog %d: got %s", i, got)
+			}
+		}
+		if got := read(t, e, "late"); got != `{"a":3}` {
+			t.Errorf("got %s for the write that was answered during the wait", got)
 		}
 	})
 }

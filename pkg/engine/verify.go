@@ -14,14 +14,16 @@ import (
 // Verifying a lake: does the index say what the bucket holds?
 //
 //	control    format, epochs without a gap, a seal below every newer one, records of collections and of accepted losses
-//	catalogs   each of the index: chain of snapshots, packs, replay, live runs, counts
-//	segments   each that counts: every byte decodes, every run is known to the index
+//	catalogs   each of the index: chain of snapshots, packs, replay, counts
+//	segments   each that counts: every byte decodes, every live run stands where the index says, every run is known to the index
 //	objects    each snapshot and pack of the bucket: registered, or named as a stray
 //
 // It only reads, and works on a lake in use. What looks wrong is looked at once more,
 // from a new view, before it is called a fault: a run may have been on its way, a
-// segment folded and collected. It keeps one object or two a worker in memory, and
-// the registered snapshots of one catalog.
+// segment folded and collected. It reads each segment, snapshot and pack once, unless
+// something looks wrong or there are more live runs than it keeps (maxExpected). In
+// memory it has these, one object or two a worker, and the registered snapshots of
+// one catalog.
 
 // FindingKind says what is wrong, for programs.
 type FindingKind string
@@ -96,7 +98,7 @@ func (e *Engine) Verify(ctx context.Context, req VerifyRequest) (Verified, error
 	if req.Workers <= 0 {
 		req.Workers = 4
 	}
-	v := &verification{e: e, req: req, lost: &losses{of: map[string]*Loss{}}}
+	v := &verification{e: e, req: req, lost: &losses{of: map[string]*Loss{}}, expects: map[SegmentID][]expectation{}}
 	for _, step := range []func(context.Context) error{v.control, v.catalogs, v.segments, v.strays} {
 		if err := step(ctx); err != nil {
 			return v.did, unavailable(err)
@@ -114,6 +116,9 @@ type verification struct {
 	did   Verified
 	done  int
 	total int
+	// expects are the live runs that the index told of, until their segments are read.
+	expects  map[SegmentID][]expectation
+	expected int
 }
 
 func (v *verification) count(add func(*Verified)) {
@@ -419,10 +424,11 @@ func (v *verification) catalogs(ctx context.Context) error {
 		})
 	}, func(ctx context.Context, name string) error {
 		var did Verified
+		var live []Run
 		fs, err := certain(ctx, func() ([]Finding, error) {
 			c := catalogCheck{v: v, name: name}
 			err := c.run(ctx)
-			did = c.did
+			did, live = c.did, c.live
 			return c.found, err
 		})
 		if err != nil {
@@ -435,6 +441,9 @@ func (v *verification) catalogs(ctx context.Context) error {
 			d.Runs += did.Runs
 		})
 		v.report(fs...)
+		if err := v.expect(ctx, name, live); err != nil {
+			return fmt.Errorf("verify catalog %q: %w", name, err)
+		}
 		v.progress("catalogs", 1)
 		return nil
 	})

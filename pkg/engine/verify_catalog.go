@@ -16,6 +16,7 @@ type catalogCheck struct {
 	v     *verification
 	name  string
 	did   Verified
+	live  []Run // of the view
 	found []Finding
 }
 
@@ -27,28 +28,29 @@ func (c *catalogCheck) fault(kind FindingKind, key string, at Version, format st
 	c.found = append(c.found, f)
 }
 
-// run collects the findings; the error is of a check that could not be made.
+// run collects the findings, but for those of the live runs; the error is of a check
+// that could not be made.
 func (c *catalogCheck) run(ctx context.Context) error {
-	var view View
-	err := c.v.ask(ctx, func(ctx context.Context, n uint64) (err error) {
+	view, err := c.view(ctx)
+	if err != nil || view.Head.IsZero() { // damaged, or listed and emptied since
+		return err
+	}
+	c.live, c.did.Runs = view.Runs, len(view.Runs)
+	c.counts(&view)
+	return c.snapshots(ctx, &view)
+}
+
+// view is what the index says; none when it is damaged, which is a finding.
+func (c *catalogCheck) view(ctx context.Context) (view View, err error) {
+	err = c.v.ask(ctx, func(ctx context.Context, n uint64) (err error) {
 		view, err = c.v.e.index.View(ctx, n, c.name, Version{})
 		return err
 	})
 	if errors.Is(err, ErrDamaged) {
 		c.fault(FindingIndexDamaged, "", Version{}, "%v; the next read makes the lake refill this shard from the bucket, or run `lake rebuild`", err)
-		return nil
+		return View{}, nil
 	}
-	if err != nil {
-		return err
-	}
-	if view.Head.IsZero() {
-		return nil // listed, and emptied since
-	}
-	c.counts(&view)
-	if err := c.snapshots(ctx, &view); err != nil {
-		return err
-	}
-	return c.runs(ctx, view.Runs)
+	return view, err
 }
 
 // counts compares the head with the runs.
@@ -247,7 +249,7 @@ func (c *catalogCheck) pack(ctx context.Context, s Snapshot) (ds []merge.Delta, 
 	return ds, os, true, nil
 }
 
-// runs reads every live run from where the index says that it stands.
+// runs reads live runs from where the index says that they stand.
 func (c *catalogCheck) runs(ctx context.Context, runs []Run) error {
 	all := make([]int, len(runs))
 	for i := range all {
@@ -272,7 +274,6 @@ func (c *catalogCheck) runs(ctx context.Context, runs []Run) error {
 }
 
 func (c *catalogCheck) runsAt(ctx context.Context, key string, off, to int64, runs []Run, which []int) error {
-	c.did.Runs += len(which)
 	b, err := c.v.get(ctx, key, off, to-off)
 	switch first := runs[which[0]].First; {
 	case errors.Is(err, ErrNotExist):
@@ -287,19 +288,27 @@ func (c *catalogCheck) runsAt(ctx context.Context, key string, off, to int64, ru
 	for _, i := range which {
 		r := runs[i]
 		f, n, err := codec.Decode(b[r.Off-off:r.Off-off+r.Len], codec.Options{MaxPayload: maxFramePayload})
-		if err == nil && (int64(n) != r.Len || f.Kind != codec.KindRun || f.Catalog != c.name || versionOf(f.First) != r.First || int(f.N) != r.N) {
-			err = fmt.Errorf("there stands %s %s of %q", f.Kind, versionOf(f.First), f.Catalog)
+		if err == nil && int64(n) != r.Len {
+			err = fmt.Errorf("its frame has %d bytes, the index says %d", n, r.Len)
 		}
-		var ds []merge.Delta
 		if err == nil {
-			ds, err = decodeRun(nil, &f)
-		}
-		if err == nil && r.N == 1 && r.Type != 0 && (ds[0].Type != r.Type || ds[0].Path != r.Path) {
-			err = fmt.Errorf("its delta is of type %d at %s, the index says %d at %s", ds[0].Type, ds[0].Path, r.Type, r.Path)
+			err = sameRun(c.name, &r, &f)
 		}
 		if err != nil {
 			c.fault(FindingRunDamaged, key, r.First, "run %s of catalog %q is not what the index says at byte %d of %s: %v; %s", r.First, c.name, r.Off, key, err, restoreHint)
 		}
 	}
 	return nil
+}
+
+// sameRun tells in what a frame is not the run that the index says, nil: in nothing.
+func sameRun(catalog string, r *Run, f *codec.Frame) error {
+	if f.Kind != codec.KindRun || f.Catalog != catalog || versionOf(f.First) != r.First || int(f.N) != r.N {
+		return fmt.Errorf("there stands %s %s of %q", f.Kind, versionOf(f.First), f.Catalog)
+	}
+	ds, err := decodeRun(nil, f)
+	if err == nil && r.N == 1 && r.Type != 0 && (ds[0].Type != r.Type || ds[0].Path != r.Path) {
+		err = fmt.Errorf("its delta is of type %d at %s, the index says %d at %s", ds[0].Type, ds[0].Path, r.Type, r.Path)
+	}
+	return err
 }

@@ -108,6 +108,45 @@ func TestVerifyCleanLake(t *testing.T) {
 	})
 }
 
+// Of a sound lake each segment, snapshot and pack is read once.
+func TestVerifyReadsOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		bucket := &noted{Objects: h.objects}
+		e, err := engine.New(t.Context(), h.index, bucket, engine.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { h.close(e) })
+		for i := range 40 {
+			c := fmt.Sprintf("c%d", i%8)
+			write(t, e, c, "/", engine.MergeTypeMergePatch, fmt.Sprintf(`{"n%d":%d}`, i, i))
+			if i%3 == 0 {
+				fold(t, e, c)
+			}
+		}
+		bucket.on.Store(true)
+		did := wantClean(t, "written and folded", e)
+		bucket.on.Store(false)
+		asked, objects := map[string]int{}, 0
+		for _, key := range bucket.gets {
+			asked[key]++
+		}
+		for _, key := range h.keys("") {
+			if strings.HasPrefix(key, "_lake/") {
+				continue
+			}
+			if objects++; asked[key] != 1 {
+				t.Errorf("%s was read %d times", key, asked[key])
+			}
+		}
+		if did.Runs == 0 || did.Snapshots == 0 || objects != did.Segments+2*did.Snapshots {
+			t.Errorf("got %+v and %d objects, want runs, and each segment, snapshot and pack", did, objects)
+		}
+	})
+}
+
 // hurt replaces an object; nil deletes it.
 func (h *house) hurt(key string, change func([]byte) []byte) {
 	h.t.Helper()
