@@ -38,21 +38,48 @@ func missing(tb testing.TB, what, install string) {
 	tb.Skip(msg + " (LAKE_TEST_REQUIRE=1 makes this a failure)")
 }
 
-// FreePort returns a loopback TCP port that nobody listens on, below the range
-// from which systems take the ports of outgoing connections. It is not reserved:
-// a server that finds it taken is started again on another.
+// FreePort returns a loopback TCP port that nobody listens on, outside the range
+// from which the system takes the ports of outgoing connections, as far as that leaves
+// room. It is not reserved: a server that finds it taken is started again on another.
 func FreePort(tb testing.TB) int {
 	tb.Helper()
+	from, to := listenPorts(outgoingPorts())
 	for range 100 {
-		port := 10_000 + rand.IntN(22_000)
+		port := from + rand.IntN(to-from)
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			l.Close()
 			return port
 		}
 	}
-	tb.Fatal("no free loopback port between 10000 and 32000")
+	tb.Fatalf("no free loopback port between %d and %d", from, to)
 	return 0
+}
+
+// listenPorts are the ports, from ≤ port < to, to listen on beside outgoing ones.
+func listenPorts(low, high int) (from, to int) {
+	const first, last, few = 10_000, 65_535, 1_000
+	switch {
+	case low-first >= few:
+		return first, min(low, 32_000)
+	case last-high >= few:
+		return high + 1, last + 1
+	default:
+		return first, 32_000
+	}
+}
+
+// outgoingPorts is the range of ports of outgoing connections; Linux's usual one where
+// the system does not tell.
+func outgoingPorts() (low, high int) {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err == nil {
+		_, err = fmt.Sscan(string(b), &low, &high)
+	}
+	if err != nil {
+		return 32_768, 60_999
+	}
+	return low, high
 }
 
 // WaitFor polls cond until it holds, and fails the test when it does not within
