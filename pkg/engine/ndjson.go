@@ -237,7 +237,7 @@ func (s *lineScanner) checkPath(value []byte, at int) ([]byte, error) {
 	switch {
 	case !ok:
 		return nil, invalidAt("invalid_path", "path", at, "path at byte %d is a string", at)
-	case bytes.Equal(path, s.path):
+	case len(s.path) > 0 && bytes.Equal(path, s.path):
 		return s.path, nil
 	}
 	if err := validatePath(path); err != nil {

@@ -125,6 +125,7 @@ func TestLinesRefused(t *testing.T) {
 		{`{"merge":1,"body":1}`, "invalid_merge", 1, 9},
 		{`{"path":"a","body":1}`, "invalid_path", 1, 0},
 		{`{"path":7,"body":1}`, "invalid_path", 1, 8},
+		{`{"path":"","body":1}`, "invalid_path", 1, -1},
 		{`{"no_auto_parents":1,"body":1}`, "invalid_batch", 1, 19},
 		{`{"body":1,"id":"x"}`, "unknown_field", 1, 10},
 	} {
