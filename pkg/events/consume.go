@@ -95,7 +95,7 @@ func (j *Jobs) Run(ctx context.Context) error {
 			failures = 1
 		}
 		run.report(err)
-		sleep(ctx, min(100*time.Millisecond<<min(failures-1, 10), 5*time.Second), nil)
+		sleep(ctx, min(100*time.Millisecond<<min(failures-1, 10), 5*time.Second))
 	}
 
 	stopped := run.pool.Stop().Done()

@@ -334,7 +334,7 @@ func (w *follower) read(ctx context.Context, catalog string, after, upTo engine.
 				w.report(fmt.Errorf("watch: catalog %q was told to be at version %s, but its log ends at %s", catalog, upTo, after))
 				return nil
 			}
-			sleep(ctx, 100*time.Millisecond<<tries, nil)
+			sleep(ctx, 100*time.Millisecond<<tries)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -534,7 +534,7 @@ func (w *follower) ask(ctx context.Context, what string, f func(ctx context.Cont
 			return fmt.Errorf("watch: %s: %w", strings.TrimSpace(what), err)
 		}
 		w.report(fmt.Errorf("watch: %s: %w", what, err))
-		sleep(ctx, min(50*time.Millisecond<<min(failures, 10), 5*time.Second), nil)
+		sleep(ctx, min(50*time.Millisecond<<min(failures, 10), 5*time.Second))
 	}
 }
 

@@ -141,7 +141,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		return fmt.Errorf("run the relay: %w", err)
 	}
 	r.init()
-	run := &relayRun{Relay: r, entries: minEntries}
+	run := &relayRun{Relay: r, entries: minEntries, won: make(chan struct{}, 1)}
 	run.setDefaults()
 	pub, err := newPublisher(r.JS.Conn(), run.ackTimeout)
 	if err != nil {
@@ -156,7 +156,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		}
 	}
 	run.lead = &lead{leases: r.Leases, shards: slices.Sorted(slices.Values(shards)), token: rand.Text(), ttl: run.ttl,
-		changed: r.Poke, failed: run.report, until: make(map[int]time.Time)}
+		changed: run.wonLease, failed: run.report, until: make(map[int]time.Time)}
 
 	// The leases outlive ctx by the last rounds.
 	leadCtx, stopLead := context.WithCancel(context.WithoutCancel(ctx))
@@ -189,6 +189,7 @@ type relayRun struct {
 	entries int       // to read of each shard
 	kept    *round    // failed, to be repeated
 	looked  time.Time // when all shards were read; zero: they are next
+	won     chan struct{}
 
 	ttl, linger, maxLinger, poll, maxPoll, ackTimeout, timeout, maxBackoff time.Duration
 }
@@ -237,7 +238,7 @@ func (r *relayRun) loop(ctx context.Context) (failing bool) {
 			failures++
 			r.looked = time.Time{} // what was poked for is forgotten
 			r.report(err)
-			if !sleep(ctx, r.backoff(failures), nil) {
+			if !sleep(ctx, r.backoff(failures)) {
 				return true
 			}
 			continue
@@ -248,7 +249,7 @@ func (r *relayRun) loop(ctx context.Context) (failing bool) {
 			continue
 		}
 		gap := min(max(time.Duration(published)*perEvent, r.linger), r.maxLinger)
-		if !sleep(ctx, gap-time.Since(began), nil) {
+		if !sleep(ctx, gap-time.Since(began)) {
 			return false
 		}
 		if published > 0 {
@@ -261,13 +262,39 @@ func (r *relayRun) loop(ctx context.Context) (failing bool) {
 		if poked {
 			wake = nil
 		}
-		asleep := time.Now()
-		if !sleep(ctx, poll-gap, wake) {
+		var ok bool
+		if poked, ok = r.rest(ctx, poll-gap, wake); !ok {
 			return false
 		}
-		poked = wake != nil && time.Since(asleep) < poll-gap
 		poll = min(2*poll, r.maxPoll)
 	}
+}
+
+// wonLease has the loop look at all shards: one is led from now on.
+func (r *relayRun) wonLease() {
+	r.poked.Or(everyShard)
+	select {
+	case r.won <- struct{}{}:
+	default:
+	}
+}
+
+// rest waits for d, or shorter when it is poked or a lease is won; not ok when ctx ended.
+func (r *relayRun) rest(ctx context.Context, d time.Duration, wake <-chan struct{}) (poked, ok bool) {
+	if d <= 0 {
+		return false, ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false, false
+	case <-wake:
+		return true, true
+	case <-r.won:
+	case <-t.C:
+	}
+	return false, true
 }
 
 func (r *relayRun) backoff(failures int) time.Duration {
@@ -275,8 +302,8 @@ func (r *relayRun) backoff(failures int) time.Duration {
 	return d*3/4 + mrand.N(d/2+1)
 }
 
-// sleep waits for d, or shorter when woken; false when ctx ended.
-func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
+// sleep waits for d; false when ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return ctx.Err() == nil
 	}
@@ -285,8 +312,6 @@ func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
 	select {
 	case <-ctx.Done():
 		return false
-	case <-wake:
-		return true
 	case <-t.C:
 		return true
 	}

@@ -85,7 +85,7 @@ func (w *tail) run(ctx context.Context) error {
 		}
 		w.report(err)
 		failures++
-		sleep(ctx, min(50*time.Millisecond<<min(failures-1, 10), 5*time.Second), nil)
+		sleep(ctx, min(50*time.Millisecond<<min(failures-1, 10), 5*time.Second))
 	}
 	return nil
 }
@@ -237,7 +237,7 @@ var (
 // look finds out from time to time whether the stream still has what is to be
 // read: a consumer of a purged stream is just silent.
 func (w *tail) look(ctx context.Context, cancel context.CancelCauseFunc) {
-	for sleep(ctx, w.check, nil) {
+	for sleep(ctx, w.check) {
 		asking, done := context.WithTimeout(ctx, attachTimeout)
 		stream, err := w.js.Stream(asking, w.subjects.EventsStream())
 		done()
