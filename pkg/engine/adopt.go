@@ -139,7 +139,8 @@ func (e *Engine) adoptNewer(ctx context.Context, catalog string, latest Version)
 
 // afterPurges leaves out what lies below a purge, of snapshots by catalog and stop: it
 // does not count any more, although it may still be there. The snapshot of a
-// purge itself is left out where the retention has given up what followed it.
+// purge itself is left out where the retention has given up what followed it, be it
+// that its pack only is gone yet.
 func afterPurges(all []RestoreSnapshot) []RestoreSnapshot {
 	kept := make([]RestoreSnapshot, 0, len(all))
 	first := 0 // of the catalog, in kept
@@ -147,11 +148,11 @@ func afterPurges(all []RestoreSnapshot) []RestoreSnapshot {
 		if i == 0 || s.Catalog != all[i-1].Catalog {
 			first = len(kept)
 		}
-		last := len(kept) - 1
+		last, latest := len(kept)-1, i == len(all)-1 || all[i+1].Catalog != s.Catalog
 		switch {
 		case s.Snapshot.Purged():
 			kept = kept[:first]
-		case last == first && kept[last].Snapshot.Purged() && s.Snapshot.Start != kept[last].Snapshot.Stop:
+		case last == first && kept[last].Snapshot.Purged() && (s.Snapshot.Start != kept[last].Snapshot.Stop || s.Snapshot.PackBytes == 0 && !latest):
 			kept = kept[:last]
 		}
 		kept = append(kept, s)

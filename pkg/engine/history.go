@@ -300,28 +300,41 @@ func (e *Engine) packFrames(ctx context.Context, catalog string, s Snapshot, pas
 // givenUp tells of a pack that the bucket has not whether the retention took it,
 // and the index, lost or fallen back meanwhile, does not know. The retention takes
 // the oldest first and leaves the newest: there is no older pack then, and a newer
-// one. nil when the pack is missing for another reason.
+// one. nil when the pack is missing for another reason. What the retention leaves alone
+// does not count as older: the snapshot of a purge, and a pack without a snapshot, of a
+// fold that ended between the two.
 func (e *Engine) givenUp(ctx context.Context, catalog string, s Snapshot) error {
 	var oldest Version // stop of a pack that is kept
+	older := map[string]bool{}
 	dir := CatalogDir(catalog) + "/delta/"
 	for o, err := range e.objects.List(ctx, dir, "") {
 		if err != nil {
 			return unavailable(fmt.Errorf("list %s: %w", dir, err))
 		}
-		_, end, _ := strings.Cut(strings.TrimSuffix(o.Key[len(dir):], ".pack"), "~")
+		name := strings.TrimSuffix(o.Key[len(dir):], ".pack")
+		begin, end, _ := strings.Cut(name, "~")
 		stop, err := ParseVersion(end)
-		if err != nil {
-			continue // not ours
-		}
-		if !s.Stop.Less(stop) {
-			return nil
-		}
-		if oldest.IsZero() || stop.Less(oldest) {
+		switch {
+		case err != nil: // not ours
+		case !s.Stop.Less(stop):
+			older[name] = begin != end
+		case oldest.IsZero() || stop.Less(oldest):
 			oldest = stop
 		}
 	}
 	if oldest.IsZero() {
 		return nil
+	}
+	if len(older) > 0 {
+		dir := CatalogDir(catalog) + "/snap/"
+		for o, err := range e.objects.List(ctx, dir, "") {
+			if err != nil {
+				return unavailable(fmt.Errorf("list %s: %w", dir, err))
+			}
+			if older[strings.TrimSuffix(o.Key[len(dir):], ".snap")] {
+				return nil
+			}
+		}
 	}
 	return &HistoryError{Catalog: catalog, Oldest: oldest}
 }

@@ -166,20 +166,33 @@ func (e *Engine) logPacks(ctx context.Context, n uint64, catalog string, latest 
 			return err
 		}
 		for _, s := range snaps {
-			missing, err := e.unregistered(ctx, n, catalog, after, s)
+			if p.full() {
+				return nil
+			}
+			// First, since what is before a pack that is gone does not count either.
+			pack, gone, err := e.logPack(ctx, n, catalog, s, p)
 			if err != nil {
 				return err
 			}
-			for _, s := range append(missing, s) {
-				if p.full() {
-					return nil
-				}
-				pack, err := e.packStretch(ctx, n, catalog, s)
-				if errors.Is(err, ErrHistoryGone) && p.after.IsZero() && len(p.items) == 0 {
-					continue // it begins after this pack
-				}
+			if !gone {
+				missing, err := e.unregistered(ctx, n, catalog, after, s)
 				if err != nil {
 					return err
+				}
+				for _, m := range missing {
+					if p.full() {
+						return nil
+					}
+					before, gone, err := e.logPack(ctx, n, catalog, m, p)
+					if err != nil {
+						return err
+					}
+					if !gone {
+						p.add(before)
+					}
+				}
+				if p.full() {
+					return nil
 				}
 				p.add(pack)
 			}
@@ -187,6 +200,15 @@ func (e *Engine) logPacks(ctx context.Context, n uint64, catalog string, latest 
 		}
 	}
 	return nil
+}
+
+// logPack loads a pack for the log. gone: the log begins after it.
+func (e *Engine) logPack(ctx context.Context, n uint64, catalog string, s Snapshot, p *pager) (pack *stretch, gone bool, err error) {
+	pack, err = e.packStretch(ctx, n, catalog, s)
+	if errors.Is(err, ErrHistoryGone) && p.after.IsZero() && len(p.items) == 0 {
+		return nil, true, nil
+	}
+	return pack, false, err
 }
 
 // unregistered finds the packs between a version and the beginning of a

@@ -257,3 +257,58 @@ func TestHistoryHalfGone(t *testing.T) {
 		t.Errorf("the newest pack is missing: got %v, want damage that names %s", err, packs[3])
 	}
 }
+
+// The retention gave up what follows a purge, and stopped when the first pack was gone
+// and its snapshot was not; another pack stands there without its snapshot, of a fold that
+// ended between the two. An index that is made anew begins after all of it.
+func TestHistoryHalfGoneAfterPurge(t *testing.T) {
+	t.Parallel()
+	for _, purged := range []bool{false, true} {
+		h, clock := clocked(t)
+		o := engine.Options{Name: "half", DocumentCache: -1, FrameCache: -1}
+		e := h.open(o)
+		if purged {
+			write(t, e, "c", "/", engine.MergeTypeReplace, `{"old":1}`)
+			if _, err := e.Purge(t.Context(), engine.PurgeRequest{Catalog: "c"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		had := len(h.keys(engine.CatalogDir("c") + "/delta/"))
+		var all []told
+		for i := range 40 {
+			clock.Add(1)
+			all = writeTold(t, e, all, merge.Delta{Type: merge.MergePatch, Path: "/", Body: fmt.Appendf(nil, `{"n":%d}`, i)}, "")
+			if i%10 == 9 {
+				fold(t, e, "c")
+			}
+		}
+		first := h.keys(engine.CatalogDir("c") + "/delta/")[had]
+		if !purged {
+			h.rename(first, engine.PackKey("c", engine.Version{}, all[4].version))
+		} else {
+			h.remove(first)
+		}
+		e = h.rebuild(e, o)
+		for _, page := range []int{1, 3, 50} {
+			if log := wholeLog(t, e, "c", page); len(log) != 30 || log[0].Version != all[10].version || log[0].Prev != all[9].version {
+				t.Errorf("purged %v: by %d the log has %d entries from %s on, want 30 from %s on", purged, page, len(log), log[0].Version, all[10].version)
+			}
+		}
+		if log := wholeLogBack(t, e, "c", 7); len(log) != 30 {
+			t.Errorf("purged %v: backwards the log has %d entries, want 30", purged, len(log))
+		}
+	}
+}
+
+// rename puts an object elsewhere.
+func (h *house) rename(from, to string) {
+	h.t.Helper()
+	b, err := h.objects.Get(h.t.Context(), from)
+	if err == nil {
+		err = h.objects.Put(h.t.Context(), to, b)
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.remove(from)
+}
