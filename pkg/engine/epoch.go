@@ -428,7 +428,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-t.C:
-		return nil
+		return ctx.Err() // both may have come at one moment
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -259,4 +260,29 @@ func TestPurgeBehindDeadEraser(t *testing.T) {
 			t.Errorf("got log %+v, want the purge at %s", log, r.Version)
 		}
 	})
+}
+
+// A fold whose catalog is purged, and erased, before it has read what it is to fold
+// comes too late. Nothing is damaged.
+func TestFoldOfWhatIsPurged(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	e := h.open(engine.Options{DocumentCache: -1, FrameCache: -1})
+	write(t, e, "c", "/", engine.MergeTypeReplace, `{"a":1}`)
+	fold(t, e, "c")
+	write(t, e, "c", "/b", engine.MergeTypeReplace, `2`)
+	old := append(h.keys(engine.CatalogDir("c")+"/snap/"), h.keys(engine.CatalogDir("c")+"/delta/")...)
+	var asked atomic.Bool
+	h.objects.failGets(func(key string) (bool, error) {
+		if key == old[0] && asked.CompareAndSwap(false, true) { // the purge may ask for it, too
+			if _, err := e.Purge(t.Context(), engine.PurgeRequest{Catalog: "c"}); err != nil {
+				t.Error(err)
+			}
+			h.remove(old...)
+		}
+		return false, nil
+	})
+	if _, err := e.Fold(t.Context(), "c"); !errors.Is(err, engine.ErrStale) || errors.Is(err, engine.ErrDamaged) {
+		t.Errorf("got %v, want that another was faster", err)
+	}
 }

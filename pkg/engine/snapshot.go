@@ -58,6 +58,12 @@ func (e *Engine) Fold(ctx context.Context, catalog string) (FoldResult, error) {
 		cached = d
 	}
 	m, err := e.load(ctx, catalog, cached, v.Snapshot, runs)
+	if errors.Is(err, ErrNotExist) {
+		// Purged, or folded and given up, since the view was taken?
+		if now, verr := e.view(ctx, n, catalog, Version{}); verr == nil && now.Snapshot != v.Snapshot {
+			err = ErrStale
+		}
+	}
 	if err != nil {
 		return FoldResult{}, fmt.Errorf("fold %q: %w", catalog, err)
 	}
