@@ -3,11 +3,8 @@ package bench
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -17,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/jsonlake/lake/internal/loopback"
 )
 
 // child is a process of the run.
@@ -108,16 +107,10 @@ func find(name, install string) (string, error) {
 	return path, nil
 }
 
-// freeAddr is a loopback address nobody listens on, below the range from which
-// systems take the ports of outgoing connections.
+// freeAddr is a loopback address nobody listens on.
 func freeAddr() (string, error) {
-	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000))
-		if l, err := net.Listen("tcp", addr); err == nil {
-			return addr, l.Close()
-		}
-	}
-	return "", errors.New("no free loopback port between 10000 and 32000")
+	port, err := loopback.FreePort()
+	return fmt.Sprintf("127.0.0.1:%d", port), err
 }
 
 // healthy asks a URL until it says 200.

@@ -12,8 +12,6 @@ package testenv
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +19,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/jsonlake/lake/internal/loopback"
 )
 
 // startTimeout is how long a server may take until it answers. Machines that
@@ -38,48 +38,14 @@ func missing(tb testing.TB, what, install string) {
 	tb.Skip(msg + " (LAKE_TEST_REQUIRE=1 makes this a failure)")
 }
 
-// FreePort returns a loopback TCP port that nobody listens on, outside the range
-// from which the system takes the ports of outgoing connections, as far as that leaves
-// room. It is not reserved: a server that finds it taken is started again on another.
+// FreePort is loopback.FreePort; none is a failure of the test.
 func FreePort(tb testing.TB) int {
 	tb.Helper()
-	from, to := listenPorts(outgoingPorts())
-	for range 100 {
-		port := from + rand.IntN(to-from)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			l.Close()
-			return port
-		}
-	}
-	tb.Fatalf("no free loopback port between %d and %d", from, to)
-	return 0
-}
-
-// listenPorts are the ports, from ≤ port < to, to listen on beside outgoing ones.
-func listenPorts(low, high int) (from, to int) {
-	const first, last, few = 10_000, 65_535, 1_000
-	switch {
-	case low-first >= few:
-		return first, min(low, 32_000)
-	case last-high >= few:
-		return high + 1, last + 1
-	default:
-		return first, 32_000
-	}
-}
-
-// outgoingPorts is the range of ports of outgoing connections; Linux's usual one where
-// the system does not tell.
-func outgoingPorts() (low, high int) {
-	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
-	if err == nil {
-		_, err = fmt.Sscan(string(b), &low, &high)
-	}
+	port, err := loopback.FreePort()
 	if err != nil {
-		return 32_768, 60_999
+		tb.Fatal(err)
 	}
-	return low, high
+	return port
 }
 
 // WaitFor polls cond until it holds, and fails the test when it does not within

@@ -22,6 +22,7 @@ import (
 func BenchmarkList(b *testing.B) {
 	for _, n := range []int{1_000, 100_000, 1_000_000} {
 		if testing.Short() && n > 100_000 {
+			b.Logf("-short: not with %d catalogs", n)
 			continue
 		}
 		for _, adapter := range []struct {
