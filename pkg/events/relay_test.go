@@ -97,6 +97,30 @@ func TestRelayPoke(t *testing.T) {
 	}
 }
 
+// Who pokes before the relay leads anything is poking for nothing, and is not heard for
+// a poll; a lease that is won meanwhile is.
+func TestRelayHearsWonLeases(t *testing.T) {
+	t.Parallel()
+	js := natsOf(t, testenv.NATS(t), Config{})
+	o := newOutbox()
+	r := o.relay(js)
+	r.Poll, r.MaxPoll, r.LeaseTTL = time.Hour, time.Hour, time.Second
+	var refused atomic.Int64
+	var granted atomic.Bool
+	o.setFail(func(call string) error {
+		if call == "acquire" && !granted.Load() {
+			refused.Add(1)
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	o.commit("users", 1)
+	start(t, r.Run)
+	testenv.WaitFor(t, patience, func() bool { r.Poke(); return refused.Load() > engine.Shards })
+	granted.Store(true)
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 })
+}
+
 // asked is an outbox that tells of which shards it was asked.
 type asked struct {
 	*outbox
