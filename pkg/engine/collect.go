@@ -286,12 +286,12 @@ func (c *collection) ripe(ctx context.Context, list []Garbage) (ripe []Garbage, 
 	}
 	since := map[SegmentID]time.Time{}
 	if len(segments) > 0 {
-		times, err := c.e.index.Unused(ctx, c.n, segments)
+		usages, err := c.e.index.Unused(ctx, c.n, segments)
 		if err != nil {
 			return nil, horizon, err
 		}
 		for i, s := range segments {
-			since[s] = times[i]
+			since[s] = usages[i].Since
 		}
 	}
 	for _, g := range list {

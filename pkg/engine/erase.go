@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -16,7 +17,8 @@ import (
 //
 //	drop       the registration of older snapshots
 //	history    every snapshot and pack of the catalog below the purge goes, registered or not: a fold that was late may have put one
-//	segments   all of wal/ is read for deltas from before. Live runs in such a segment move to a new one, so that no shard needs it; then it goes
+//	segments   all of wal/ is read for deltas from before. Live runs in such a segment move to a new one, so that no shard needs it; then it goes.
+//	           A copy that nobody moved anything to is folded and abandoned first
 //	caches     what the shared cache keeps of these objects
 //	record     goes when a pass has found nothing, and nobody can be late any more
 //
@@ -443,7 +445,7 @@ func (c *collection) eraseSegments(ctx context.Context, r *PurgeReceipt, found [
 	if err := c.move(ctx, &into); err != nil || len(ids) == 0 {
 		return nil, waits, err
 	}
-	since, err := e.index.Unused(ctx, c.n, ids)
+	usages, err := c.usages(ctx, Shard(r.Catalog), ids)
 	if err != nil {
 		return nil, waits, err
 	}
@@ -451,8 +453,8 @@ func (c *collection) eraseSegments(ctx context.Context, r *PurgeReceipt, found [
 	var horizon time.Time
 	strays := false
 	for i, id := range ids {
-		switch at := since[i]; {
-		case at.IsZero(): // needed still, or nobody knows it
+		switch at := usages[i].Since; {
+		case at.IsZero(): // needed still, or of an epoch that is sealed and nobody knows it
 			strays = strays || id.Epoch < c.n
 		case e.index.Exclusive() && e.group.mayPut(id), !e.index.Exclusive() && !at.Before(c.old):
 			waits = later(waits, at)
@@ -479,6 +481,80 @@ func (c *collection) eraseSegments(ctx context.Context, r *PurgeReceipt, found [
 	}
 	r.Segments += len(ripe)
 	return keys, waits, c.forget(ctx, Shard(r.Catalog), ripe)
+}
+
+// usages asks for the usage of segments, after it has abandoned those that nobody
+// knows.
+func (c *collection) usages(ctx context.Context, shard int, ids []SegmentID) ([]Usage, error) {
+	usages, err := c.e.index.Unused(ctx, c.n, ids)
+	if err != nil {
+		return nil, err
+	}
+	var unknown []SegmentID
+	for i, u := range usages {
+		if ids[i].Epoch == c.n && !u.Needed && u.Since.IsZero() {
+			unknown = append(unknown, ids[i])
+		}
+	}
+	if len(unknown) == 0 {
+		return usages, nil
+	}
+	for _, id := range unknown {
+		if err := c.foldCopies(ctx, id); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.e.index.Abandon(ctx, c.n, shard, unknown); err != nil {
+		return nil, err
+	}
+	return c.e.index.Unused(ctx, c.n, ids)
+}
+
+// foldCopies folds what a compacted copy holds to which nothing was moved: its collector
+// died, or all of it was folded meanwhile. Then nothing can be moved to it any more,
+// however late, and no rebuild takes a run from it.
+func (c *collection) foldCopies(ctx context.Context, id SegmentID) error {
+	b, err := c.e.getObject(ctx, id.Key())
+	if errors.Is(err, ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("get %s: %w", id.Key(), err)
+	}
+	frames, _, err := c.e.frames(ctx, id.Key(), b)
+	if err != nil {
+		return err
+	}
+	last := make(map[string]Version, len(frames))
+	for _, f := range frames {
+		if v := lastOf(&f.Frame); last[f.Catalog].Less(v) {
+			last[f.Catalog] = v
+		}
+	}
+	for _, catalog := range slices.Sorted(maps.Keys(last)) {
+		if err := c.foldPast(ctx, catalog, last[catalog]); err != nil {
+			return fmt.Errorf("catalog %q: %w", catalog, err)
+		}
+	}
+	return nil
+}
+
+// foldPast folds until a version is below the latest snapshot, or at it.
+func (c *collection) foldPast(ctx context.Context, catalog string, at Version) error {
+	for {
+		switch res, err := c.e.Fold(ctx, catalog); {
+		case errors.Is(err, ErrStale): // another one folds it
+			if err := sleep(ctx, c.e.jitter(5*time.Millisecond)); err != nil {
+				return err
+			}
+		case err != nil:
+			return err
+		case !res.Version.Less(at):
+			return c.hold(ctx)
+		case !res.More:
+			return fmt.Errorf("%w: the index does not show version %s", ErrUnavailable, at)
+		}
+	}
 }
 
 func later(a, b time.Time) time.Time {

@@ -326,11 +326,13 @@ type Maintenance interface {
 	// became garbage after the shard's oldest outbox entry was written is left
 	// out: a lost index writes unpublished events anew from the segments.
 	Garbage(ctx context.Context, epoch uint64, shard, limit int) ([]Garbage, error)
-	// Unused tells for each segment since when no shard needs it: the latest of
-	// the times at which it became garbage; zero when no shard knows it, or when
-	// some shard has a live run of it, an undecided one, or leaves it out of
-	// Garbage.
-	Unused(ctx context.Context, epoch uint64, segments []SegmentID) ([]time.Time, error)
+	// Unused tells for each segment whether some shard needs it, and if none does,
+	// since when.
+	Unused(ctx context.Context, epoch uint64, segments []SegmentID) ([]Usage, error)
+	// Abandon makes garbage of segments, since now, that a shard does not need:
+	// it has neither a live nor an undecided run of them. What is garbage already
+	// keeps its time. The caller knows that no run will be moved to them any more.
+	Abandon(ctx context.Context, epoch uint64, shard int, segments []SegmentID) error
 	// Forget strikes entries from the garbage of a shard: their objects are gone.
 	// What is not garbage is passed over.
 	Forget(ctx context.Context, epoch uint64, shard int, list []Garbage) error
@@ -415,6 +417,16 @@ type Garbage struct {
 	Snapshot Snapshot // Start and Stop
 	// Since when, by index time, and never before the shard's mark of that
 	// moment: an index whose mark is later knows of it.
+	Since time.Time
+}
+
+// Usage is what all shards together know of a segment.
+type Usage struct {
+	// Needed: some shard has a live run of it, an undecided one, or leaves it out
+	// of Garbage.
+	Needed bool
+	// Since is the latest time at which it became garbage; zero when it is needed,
+	// or no shard knows it.
 	Since time.Time
 }
 

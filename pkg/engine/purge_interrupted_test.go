@@ -286,3 +286,80 @@ func TestFoldOfWhatIsPurged(t *testing.T) {
 		t.Errorf("got %v, want that another was faster", err)
 	}
 }
+
+// A compacted copy of what is purged that nothing was moved to, because its collector
+// failed or came too late, is known to no index, and goes all the same.
+func TestPurgeOfCopyThatNobodyKnows(t *testing.T) {
+	t.Parallel()
+	for _, exclusive := range []bool{true, false} {
+		for _, how := range []string{"lost", "overtaken"} {
+			t.Run(fmt.Sprintf("%s, exclusive %v", how, exclusive), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) { purgeCopy(t, how == "overtaken", exclusive) })
+			})
+		}
+	}
+}
+
+func purgeCopy(t *testing.T, overtaken, exclusive bool) {
+	h := newHouse(t)
+	h.index = memory.NewIndex(memory.Options{Exclusive: exclusive})
+	var e *engine.Engine
+	var r engine.PurgeReceipt
+	var moves atomic.Int64
+	x := enginetest.NewFaultyIndex(h.index, func(c enginetest.Call) (f enginetest.Fault) {
+		if c.Op != "Relocate" || c.On == (engine.SegmentID{}).String() || moves.Add(1) > 1 {
+			return f
+		}
+		if overtaken {
+			r = purge(t, e, "users")
+		} else {
+			f.Before = enginetest.ErrInjected
+		}
+		return f
+	})
+	e, err := engine.New(t.Context(), x, h.objects, engine.Options{Grace: 5 * time.Second, CompactAfter: 8 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if overtaken { // all that is copied is purged
+		h.fill(e, "users")
+		write(t, e, "orders", "/", engine.MergeTypeReplace, `1`)
+		fold(t, e, "orders")
+	} else {
+		h.fill(e, "users", "orders")
+	}
+	want := read(t, e, "orders")
+	before := len(h.keys("wal/"))
+	time.Sleep(10 * time.Second)
+	if _, err := e.Collect(t.Context(), false); (err == nil) != overtaken {
+		t.Errorf("collect: got %v", err)
+	}
+	if got := len(h.keys("wal/")); !overtaken && got != before+1 {
+		t.Fatalf("got %d segments after %d, want a copy beside them", got, before)
+	}
+	if !overtaken {
+		r = purge(t, e, "users")
+	}
+	if r.Complete != exclusive {
+		t.Errorf("got receipt %+v", r)
+	}
+	for range 4 {
+		time.Sleep(10 * time.Second)
+		if _, err := e.Collect(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left := h.marked(); len(left) > 0 {
+		t.Errorf("the marker is still in %v", left)
+	}
+	if left := h.keys("_lake/purge/"); len(left) > 0 {
+		t.Errorf("got records %v, want none", left)
+	}
+	for range 2 {
+		if got := read(t, e, "orders"); got != want {
+			t.Errorf("orders: got %s, want %s", got, want)
+		}
+		e = h.rebuild(e, engine.Options{})
+	}
+}

@@ -183,8 +183,14 @@ func (x simIndex) Garbage(ctx context.Context, epoch uint64, shard, limit int) (
 	})
 }
 
-func (x simIndex) Unused(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]time.Time, error) {
-	return ask(x.p, ctx, "index", "Unused", "", func(s *server) ([]time.Time, error) { return s.Unused(context.Background(), epoch, segments) })
+func (x simIndex) Unused(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]engine.Usage, error) {
+	return ask(x.p, ctx, "index", "Unused", "", func(s *server) ([]engine.Usage, error) { return s.Unused(context.Background(), epoch, segments) })
+}
+
+func (x simIndex) Abandon(ctx context.Context, epoch uint64, shard int, segments []engine.SegmentID) error {
+	return x.do(ctx, "Abandon", fmt.Sprintf("%x", shard), func(s *server) error {
+		return s.Abandon(context.Background(), epoch, shard, segments)
+	})
 }
 
 func (x simIndex) Forget(ctx context.Context, epoch uint64, shard int, list []engine.Garbage) error {

@@ -45,7 +45,7 @@ var steps = map[string][]string{
 	"purge": {
 		"view", "reserve", "put segment", "commit", "list registered", "read segment", "put purge record", "put pack", "put snapshot", "register",
 		"lease", "read purge record", "heartbeat", "drop snapshots", "list snapshots", "look at the shards", "what was collected", "record", "strike older record",
-		"delete pack", "delete snapshot", "forget", "list a log", "what is live", "put copy", "relocate", "since when unused", "delete segment",
+		"delete pack", "delete snapshot", "forget", "list a log", "what is live", "put copy", "relocate", "since when unused", "abandon", "delete segment",
 		"read seal", "delete stray", "strike purge record", "release the lease", "list purges",
 	},
 	"compact": {"list live", "read segment", "what is live", "put copy", "relocate"},
@@ -85,6 +85,8 @@ func stepOf(w *world, walk string, c *call) string {
 		name = "list garbage"
 	case "Unused":
 		name = "since when unused"
+	case "Abandon":
+		name = "abandon"
 	case "Forget":
 		name = "forget"
 	case "Live":

@@ -86,6 +86,7 @@ var scenarios = []*scenario{
 	{name: "purge and the index is lost", walk: "purge", most: 2, lost: true, prepare: (*world).shared, act: (*world).erases},
 	{name: "purge and the index is an old one", walk: "purge", most: 2, old: true, prepare: (*world).shared, act: (*world).erases},
 	{name: "purge of a long past", walk: "purge", most: 2, retain: true, prepare: (*world).pastToGiveUp, act: (*world).erases},
+	{name: "purge of a copy that nobody knows", walk: "purge", most: 2, prepare: (*world).copied, act: (*world).erases},
 	{name: "compaction", walk: "compact", prepare: func(w *world) {
 		w.speak(1, 3)
 		w.pass(w.mix.CompactAfter + time.Second)
@@ -341,6 +342,24 @@ func (w *world) shared() {
 			w.over(w.doFold(1, 0))
 		}
 	}
+}
+
+// copied leaves what shared does, and a copy of a segment of this epoch, as a
+// collector does that dies before it has moved the runs.
+func (w *world) copied() {
+	w.shared()
+	epoch := w.procs[0].engine.Epoch()
+	id := engine.SegmentID{Epoch: epoch, Unix: time.Now().Unix() + 1, Writer: "zzzzzzzz", N: 1}
+	var b []byte
+	for o, err := range w.bucket.List(context.Background(), "wal/", "") {
+		if s, perr := engine.ParseSegmentKey(o.Key); err == nil && perr == nil && s.Epoch == epoch {
+			b, _ = w.bucket.Get(context.Background(), o.Key)
+		}
+	}
+	if b == nil {
+		panic("nothing to copy")
+	}
+	_ = w.bucket.Put(context.Background(), id.Key(), b)
 }
 
 // erases purges the first catalog, and brings it to its end.

@@ -159,12 +159,8 @@ func (x *Index) Restore(ctx context.Context, shard int, n uint64, r engine.Resto
 		for _, id := range r.IDs {
 			c.restoreID(id.Catalog, id)
 		}
-		for _, segment := range r.Segments {
-			ref, err := c.ref(segment)
-			if err != nil {
-				return err
-			}
-			c.unneeded(segment, ref)
+		if err := c.abandon(r.Segments); err != nil {
+			return err
 		}
 		return c.end(len(r.Runs)+len(r.Snapshots)+len(r.IDs)+len(r.Segments) > 0)
 	})

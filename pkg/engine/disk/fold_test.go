@@ -99,7 +99,7 @@ func TestFoldWhileRunsMove(t *testing.T) {
 		t.Errorf("live are %v, %v, want %v, in which %q has a run", live, err, both, cold)
 	}
 	since, err := x.Unused(t.Context(), 1, []engine.SegmentID{both, to})
-	if err != nil || !since[0].IsZero() || since[1].IsZero() {
-		t.Errorf("unused since %v, %v, want the second alone", since, err)
+	if err != nil || !since[0].Needed || since[1].Needed || since[1].Since.IsZero() {
+		t.Errorf("got usage %+v, %v, want the second alone unused", since, err)
 	}
 }

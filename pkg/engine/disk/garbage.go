@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/jsonlake/lake/pkg/engine"
 )
@@ -115,27 +114,23 @@ func (x *Index) garbageOf(shard, limit int, withheld int64) ([]engine.Garbage, e
 	return list[:min(limit, len(list))], nil
 }
 
-// Unused tells since when no shard needs a segment. Like Garbage it makes durable
-// what the answer relies on.
-func (x *Index) Unused(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]time.Time, error) {
-	since, err := x.unused(ctx, epoch, segments)
+// Unused tells whether some shard needs a segment, else since when none does. Like
+// Garbage it makes durable what the answer relies on.
+func (x *Index) Unused(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]engine.Usage, error) {
+	usages, err := x.unused(ctx, epoch, segments)
 	if err != nil {
 		return nil, fmt.Errorf("look for references to segments: %w", err)
 	}
-	times := make([]time.Time, len(since))
-	for i, ms := range since {
-		times[i] = fromMillis(max(0, ms))
-	}
-	return times, nil
+	return usages, nil
 }
 
-func (x *Index) unused(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]int64, error) {
+func (x *Index) unused(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]engine.Usage, error) {
 	_, end, err := x.enter(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
-	since := make([]int64, len(segments)) // ms; -1: needed
+	usages := make([]engine.Usage, len(segments))
 	for _, s := range x.shards {
 		err := s.look(epoch, func() error {
 			withheld, err := x.unpublished(s)
@@ -143,7 +138,8 @@ func (x *Index) unused(ctx context.Context, epoch uint64, segments []engine.Segm
 				return err
 			}
 			for i, segment := range segments {
-				if since[i] < 0 || checkSegment(segment) != nil {
+				u := &usages[i]
+				if u.Needed || checkSegment(segment) != nil {
 					continue
 				}
 				var r refsRecord
@@ -152,10 +148,10 @@ func (x *Index) unused(ctx context.Context, epoch uint64, segments []engine.Segm
 				}
 				_, open := s.undecided[segment]
 				if open || r.live > 0 || r.garbage > 0 && withheld > 0 && r.garbage >= withheld {
-					since[i] = -1
-					continue
+					*u = engine.Usage{Needed: true}
+				} else if at := fromMillis(r.garbage); at.After(u.Since) {
+					u.Since = at
 				}
-				since[i] = max(since[i], r.garbage)
 			}
 			return ctx.Err()
 		})
@@ -163,7 +159,37 @@ func (x *Index) unused(ctx context.Context, epoch uint64, segments []engine.Segm
 			return nil, err
 		}
 	}
-	return since, x.sync()
+	return usages, x.sync()
+}
+
+// Abandon makes garbage of segments that a shard does not need.
+func (x *Index) Abandon(ctx context.Context, epoch uint64, shard int, segments []engine.SegmentID) error {
+	for _, s := range segments {
+		if err := checkSegment(s); err != nil {
+			return fmt.Errorf("abandon segments in index shard %d: %w", shard, err)
+		}
+	}
+	err := x.change(ctx, epoch, shard, func(c *change) error {
+		if err := c.abandon(segments); err != nil {
+			return c.drop(err)
+		}
+		return c.end(len(segments) > 0)
+	})
+	if err != nil {
+		return fmt.Errorf("abandon segments in index shard %d: %w", shard, err)
+	}
+	return nil
+}
+
+func (c *change) abandon(segments []engine.SegmentID) error {
+	for _, s := range segments {
+		r, err := c.ref(s)
+		if err != nil {
+			return err
+		}
+		c.unneeded(s, r)
+	}
+	return nil
 }
 
 // Forget strikes entries from the garbage of a shard.

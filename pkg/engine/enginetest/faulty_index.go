@@ -108,8 +108,13 @@ func (x *FaultyIndex) Resolve(ctx context.Context, shard int, n uint64, segment 
 }
 
 // Unused implements engine.Maintenance.
-func (x *FaultyIndex) Unused(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]time.Time, error) {
-	return ask(&x.injector, ctx, "Unused", "", func() ([]time.Time, error) { return x.index.Unused(ctx, epoch, segments) })
+func (x *FaultyIndex) Unused(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]engine.Usage, error) {
+	return ask(&x.injector, ctx, "Unused", "", func() ([]engine.Usage, error) { return x.index.Unused(ctx, epoch, segments) })
+}
+
+// Abandon implements engine.Maintenance.
+func (x *FaultyIndex) Abandon(ctx context.Context, epoch uint64, shard int, segments []engine.SegmentID) error {
+	return x.do(ctx, "Abandon", "", func() error { return x.index.Abandon(ctx, epoch, shard, segments) })
 }
 
 // Forget implements engine.Maintenance.

@@ -1,6 +1,7 @@
 package enginetest
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -16,10 +17,20 @@ func (f *fixture) pieces(shard int) []engine.Garbage {
 	return list
 }
 
+func (f *fixture) usage(segments ...engine.SegmentID) []engine.Usage {
+	f.Helper()
+	usages, err := f.x.Unused(f.Context(), f.epoch, segments)
+	f.ok(err)
+	return usages
+}
+
+// unused is since when no shard needs segments; zero when one does, or none knows them.
 func (f *fixture) unused(segments ...engine.SegmentID) []time.Time {
 	f.Helper()
-	since, err := f.x.Unused(f.Context(), f.epoch, segments)
-	f.ok(err)
+	var since []time.Time
+	for _, u := range f.usage(segments...) {
+		since = append(since, u.Since)
+	}
 	return since
 }
 
@@ -131,6 +142,29 @@ var garbageCases = []indexCase{
 		f.ok(f.x.Trim(f.Context(), f.epoch, shard, batches[0].UpTo))
 		f.equal("garbage", f.garbage(shard), []engine.SegmentID{a.Segment})
 		f.equal("unused", f.unused(a.Segment)[0].IsZero(), false)
+	}},
+	{name: "Abandon/what nobody knows", clock: true, run: func(f *fixture) {
+		a, b := f.write("users", 1), f.write("users", 1)
+		open, copied, elsewhere := f.segment(), f.segment(), f.segment()
+		f.reserveOne(open, "orders", 1)
+		shard := engine.Shard("users")
+		f.committed(elsewhere, place(catalogIn((shard+1)%engine.Shards, 0), f.reserveOne(elsewhere, catalogIn((shard+1)%engine.Shards, 0), 1), 1))
+		f.setTime(start.Add(secs(2)))
+		f.ok(f.fold("users", engine.Version{}, a.Last))
+		all := []engine.SegmentID{a.Segment, b.Segment, open, copied, elsewhere}
+		f.equal("before", f.usage(all...), []engine.Usage{{Since: start.Add(secs(2))}, {Needed: true}, {Needed: true}, {}, {Needed: true}})
+		for _, at := range []int{5, 6} {
+			f.setTime(start.Add(secs(at)))
+			f.ok(f.x.Abandon(f.Context(), f.epoch, shard, all))
+			f.ok(f.x.Abandon(f.Context(), f.epoch, engine.Shard("orders"), []engine.SegmentID{open}))
+		}
+		f.equal("after", f.usage(all...), []engine.Usage{{Since: start.Add(secs(2))}, {Needed: true}, {Needed: true}, {Since: start.Add(secs(5))}, {Needed: true}})
+		f.wantRuns("users", b)
+		if err := f.x.Abandon(f.Context(), f.epoch+1, shard, all); !errors.Is(err, engine.ErrEpoch) {
+			f.Fatalf("of another epoch: got error %v, want ErrEpoch", err)
+		}
+		f.equal("moved to all the same", f.relocate(copied, engine.Relocation{Catalog: "users", First: b.First, From: b.Segment, Len: 7}), []bool{true})
+		f.equal("needed again", f.usage(copied), []engine.Usage{{Needed: true}})
 	}},
 	{name: "Live/segments that are older", run: func(f *fixture) {
 		f.ok(f.x.SetEvents(f.Context(), false))

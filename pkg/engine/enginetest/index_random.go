@@ -91,7 +91,7 @@ func randomOperations(f *fixture, set func(time.Time) *memory.Index) {
 		do     func()
 	}{
 		{20, d.preCommitNew}, {3, d.preCommitAgain}, {30, d.commitSome}, {5, d.rollbackSome}, {10, d.lookAtOne}, {8, d.foldOne},
-		{2, d.snapshotsOf}, {2, d.catalogsOf}, {3, d.stuckNow}, {3, d.planOf}, {2, d.garbageOf}, {2, d.unusedOf}, {2, d.forgetSome}, {2, d.liveOf}, {4, d.relocateSome}, {2, d.dropSome}, {3, d.drain}, {6, d.tick}, {1, d.oldEpoch},
+		{2, d.snapshotsOf}, {2, d.catalogsOf}, {3, d.stuckNow}, {3, d.planOf}, {2, d.garbageOf}, {2, d.unusedOf}, {2, d.forgetSome}, {1, d.abandonSome}, {2, d.liveOf}, {4, d.relocateSome}, {2, d.dropSome}, {3, d.drain}, {6, d.tick}, {1, d.oldEpoch},
 		{1, func() { d.events(d.rnd.IntN(3) > 0) }}, {1, d.newEpoch},
 	}
 	total := 0

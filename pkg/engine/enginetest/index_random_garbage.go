@@ -61,12 +61,8 @@ func (d *driver) unusedOf() {
 	d.same(fmt.Sprintf("unused %v", list), func(x IndexUnderTest) string {
 		got, err := x.Unused(d.Context(), d.epoch, list)
 		text := class(err)
-		for _, t := range got {
-			if t.IsZero() {
-				text += " needed"
-			} else {
-				text += fmt.Sprint(" ", t.UTC())
-			}
+		for _, u := range got {
+			text += fmt.Sprint(" ", u.Needed, u.Since.UTC())
 		}
 		return text
 	})
@@ -85,6 +81,17 @@ func (d *driver) forgetSome() {
 	}
 	d.same(fmt.Sprintf("forget in shard %d %+v", shard, list), func(x IndexUnderTest) string {
 		return class(x.Forget(d.Context(), d.epoch, shard, list))
+	})
+	d.garbageIn(shard)
+}
+
+func (d *driver) abandonSome() {
+	shard, list := d.shard(), d.someSegments()
+	if len(list) == 0 {
+		return
+	}
+	d.same(fmt.Sprintf("abandon in shard %d %v", shard, list), func(x IndexUnderTest) string {
+		return class(x.Abandon(d.Context(), d.epoch, shard, list))
 	})
 	d.garbageIn(shard)
 }

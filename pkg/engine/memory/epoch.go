@@ -117,11 +117,7 @@ func (x *Index) Restore(ctx context.Context, shard int, n uint64, r engine.Resto
 		s.receipt(now, id.Catalog, id)
 	}
 	s.publish(now, x.events, events.list)
-	for _, segment := range r.Segments {
-		if s.refs[segment] == 0 && !s.plans[segment].undecided() {
-			s.discard(now, piece{segment: segment})
-		}
-	}
+	s.abandon(now, r.Segments)
 	return nil
 }
 

@@ -79,36 +79,55 @@ func (x *Index) Garbage(ctx context.Context, epoch uint64, shard, limit int) ([]
 	return list[:min(limit, len(list))], nil
 }
 
-// Unused tells since when no shard needs a segment.
-func (x *Index) Unused(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]time.Time, error) {
+// Unused tells whether some shard needs a segment, else since when none does.
+func (x *Index) Unused(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]engine.Usage, error) {
 	_, err := x.enter(ctx)
 	defer x.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	since := make([]time.Time, len(segments))
-	needed := make([]bool, len(segments))
+	usages := make([]engine.Usage, len(segments))
 	for number := range x.shards {
 		s, err := x.working(number, epoch)
 		if err != nil {
 			return nil, err
 		}
 		for i, segment := range segments {
+			u := &usages[i]
 			at, garbage := s.garbage[piece{segment: segment}]
 			if s.refs[segment] > 0 || s.plans[segment].undecided() || garbage && !s.published(at) {
-				needed[i] = true
+				u.Needed, u.Since = true, time.Time{}
 			}
-			if at.After(since[i]) {
-				since[i] = at
+			if !u.Needed && at.After(u.Since) {
+				u.Since = at
 			}
 		}
 	}
-	for i := range needed {
-		if needed[i] {
-			since[i] = time.Time{}
+	return usages, nil
+}
+
+// Abandon makes garbage of segments that a shard does not need.
+func (x *Index) Abandon(ctx context.Context, epoch uint64, shard int, segments []engine.SegmentID) error {
+	now, err := x.enter(ctx)
+	defer x.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	s, err := x.working(shard, epoch)
+	if err != nil {
+		return err
+	}
+	s.work(now)
+	s.abandon(now, segments)
+	return nil
+}
+
+func (s *shard) abandon(now time.Time, segments []engine.SegmentID) {
+	for _, segment := range segments {
+		if s.refs[segment] == 0 && !s.plans[segment].undecided() {
+			s.discard(now, piece{segment: segment})
 		}
 	}
-	return since, nil
 }
 
 // Forget strikes entries from a shard's garbage.

@@ -68,11 +68,10 @@ func (x *Index) Garbage(ctx context.Context, epoch uint64, shard, limit int) ([]
 	return list, nil
 }
 
-// Unused asks every shard since when it does not need the segments.
-func (x *Index) Unused(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]time.Time, error) {
+// Unused asks every shard whether it needs the segments, and since when not.
+func (x *Index) Unused(ctx context.Context, epoch uint64, segments []engine.SegmentID) ([]engine.Usage, error) {
 	const page = 1000
-	since := make([]time.Time, len(segments))
-	needed := make([]bool, len(segments))
+	usages := make([]engine.Usage, len(segments))
 	for from := 0; from == 0 || from < len(segments); from += page {
 		part := segments[from:min(from+page, len(segments))]
 		args := make([]any, 1, 1+len(part))
@@ -98,26 +97,40 @@ func (x *Index) Unused(ctx context.Context, epoch uint64, segments []engine.Segm
 				return nil, fmt.Errorf("references in shard %x: %d answers for %d segments: %w", s, len(answers), len(part), engine.ErrUnavailable)
 			}
 			for i := range part {
-				if answers[i] == "x" {
-					needed[from+i] = true
+				u := &usages[from+i]
+				if u.Needed || answers[i] == "x" {
+					*u = engine.Usage{Needed: true}
 					continue
 				}
 				ms, err := strconv.ParseInt(answers[i], 10, 64)
 				if err != nil {
 					return nil, fmt.Errorf("%w: since when shard %x does not need %s: %w", engine.ErrDamaged, s, part[i], err)
 				}
-				if at := time.UnixMilli(ms).UTC(); ms > 0 && at.After(since[from+i]) {
-					since[from+i] = at
+				if at := time.UnixMilli(ms).UTC(); ms > 0 && at.After(u.Since) {
+					u.Since = at
 				}
 			}
 		}
 	}
-	for i := range since {
-		if needed[i] {
-			since[i] = time.Time{}
+	return usages, nil
+}
+
+// Abandon makes garbage of segments that a shard does not need.
+func (x *Index) Abandon(ctx context.Context, epoch uint64, shard int, segments []engine.SegmentID) error {
+	if err := validShard(shard); err != nil {
+		return err
+	}
+	k := &x.keys[shard]
+	for part := range slices.Chunk(segments, 1000) {
+		c := &call{script: x.scripts.Load().abandon, shard: shard, keys: []string{k.heads, k.refs, k.pending, k.garbage}, args: []any{strconv.FormatUint(epoch, 10)}}
+		for _, s := range part {
+			c.args = append(c.args, s.String())
+		}
+		if x.run(ctx, x.work, []*call{c}); c.err != nil {
+			return fmt.Errorf("abandon segments in shard %x: %w", shard, c.err)
 		}
 	}
-	return since, nil
+	return nil
 }
 
 // Forget strikes entries from a shard's garbage.

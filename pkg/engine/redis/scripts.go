@@ -29,7 +29,7 @@ type script struct {
 type scripts struct {
 	precommit, commit, rollback, resolve, view, fold, trim, restore, adopt, heartbeat, stuck, read,
 	epochs, fence, purge, open, trimout, lease, receipts, outcome,
-	garbage, unused, forget, drop, relocate, condemn, empty, segments *script
+	garbage, unused, abandon, forget, drop, relocate, condemn, empty, segments *script
 	all []*script
 }
 
@@ -41,7 +41,7 @@ func loadScripts(edit func(string) string) (*scripts, error) {
 		"precommit": &s.precommit, "commit": &s.commit, "rollback": &s.rollback, "resolve": &s.resolve, "view": &s.view,
 		"fold": &s.fold, "trim": &s.trim, "restore": &s.restore, "adopt": &s.adopt, "heartbeat": &s.heartbeat, "stuck": &s.stuck,
 		"read": &s.read, "epochs": &s.epochs, "fence": &s.fence, "purge": &s.purge, "open": &s.open, "trimout": &s.trimout, "lease": &s.lease,
-		"receipts": &s.receipts, "outcome": &s.outcome, "garbage": &s.garbage, "unused": &s.unused, "forget": &s.forget,
+		"receipts": &s.receipts, "outcome": &s.outcome, "garbage": &s.garbage, "unused": &s.unused, "abandon": &s.abandon, "forget": &s.forget,
 		"drop": &s.drop, "relocate": &s.relocate, "condemn": &s.condemn, "empty": &s.empty, "segments": &s.segments,
 	} {
 		source, err := scriptSource(name)

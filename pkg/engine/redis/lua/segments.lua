@@ -11,12 +11,5 @@ local shard = redis.call('HGET', heads, '~epoch')
 local time = redis.call('TIME')
 local ms = time[1] .. sub(1000000 + time[2], 2, 4)
 --#include since
-local counts = redis.call('HMGET', refs, unpack(ARGV, 2))
-for i = 1, #ARGV - 1 do
-  local segment = ARGV[i + 1]
-  if (not counts[i] or counts[i] == '0') and not redis.call('ZSCORE', pending, segment) then
-    redis.call('HDEL', refs, segment)
-    redis.call('ZADD', garbage, 'NX', since, segment)
-  end
-end
+--#include abandon
 return {'OK'}
