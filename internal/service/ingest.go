@@ -122,7 +122,11 @@ func writeReply(res engine.WriteResult) *reply {
 	b := append(make([]byte, 0, 128), `{"version":"`...)
 	b = append(b, v...)
 	b = append(b, `","first":"`...)
-	b = append(b, res.First.String()...)
+	if res.First == res.Version {
+		b = append(b, v...)
+	} else {
+		b = append(b, res.First.String()...)
+	}
 	b = append(b, `","count":`...)
 	b = strconv.AppendInt(b, int64(res.Count), 10)
 	b = append(b, `,"duplicate":`...)

@@ -252,6 +252,9 @@ func (c *Client) query(ctx context.Context, subject string, req, res any) error 
 }
 
 func decode(msg *nats.Msg, to any) error {
+	if res, ok := to.(*engine.WriteResult); ok && decodeWritten(msg.Data, res) {
+		return nil
+	}
 	if err := json.Unmarshal(msg.Data, to); err != nil {
 		return fmt.Errorf("the answer on %s is not what this client knows; are both of one version? %w", msg.Subject, err)
 	}

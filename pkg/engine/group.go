@@ -99,12 +99,14 @@ func (g *group) complete() bool {
 	return g.inflight < g.e.opts.MaxInflight && (g.open == 0 || len(g.queue)*g.shares() >= g.writes)
 }
 
-// shares is how many segments the unanswered writes are spread over: three, so that
-// one is being reserved, one is put and one committed, and more where the bucket is
-// slow, up to MaxInflight. The caller holds mu.
+// shares is how many segments the unanswered writes are spread over: two, so that one
+// is reserved while the other is put and committed, and more where the bucket is
+// slow, up to MaxInflight. Three make half as many segments again, which every server
+// pays for; with one nothing would be under way while a segment is reserved. The caller
+// holds mu.
 func (g *group) shares() int {
 	const spacing = 6 * time.Millisecond // between two puts of a slow bucket
-	return max(min(int(g.put/spacing), g.e.opts.MaxInflight), 3)
+	return max(min(int(g.put/spacing), g.e.opts.MaxInflight), 2)
 }
 
 // errNoTurn: a write's deadline came before its turn.

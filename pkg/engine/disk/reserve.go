@@ -173,10 +173,10 @@ func (c *change) admit(h *changedHead, r *engine.Reserve, maxLive int64) (engine
 	if maxLive > 0 && h.deltas > maxLive {
 		return engine.Reserved{State: engine.ReserveFull}, nil
 	}
-	// A catalog may borrow its ids from the next second, no more. Time that steps
+	// A catalog may borrow a second's ids, no more, to the millisecond. Time that steps
 	// back must not make it wait, so the greatest time ever seen counts. The runs
 	// behind it come no further: last stays as it is.
-	if h.last.Sec > max(c.now/1000, s.mark/1000, s.floor)+1 {
+	if h.last.Sec*1000+int64(h.last.Seq/1000) > max(c.now, s.mark, s.floor*1000+999)+1000 {
 		return engine.Reserved{State: engine.ReservePaced}, nil
 	}
 	s.hadTurn(r.Catalog, r.Gate)

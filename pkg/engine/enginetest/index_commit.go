@@ -57,14 +57,14 @@ var commitCases = []indexCase{
 			f.Fatalf("got %s after %s, want a greater one", b.First, a.Last)
 		}
 		s := f.segment()
-		runs := f.reserve(s, reserve("users", 500_000), reserve("users", 600_000))
-		if runs[1] != runs[0].Add(500_000) {
+		runs := f.reserve(s, reserve("users", 5), reserve("users", 1_100_000))
+		if runs[1] != runs[0].Add(5) {
 			f.Fatalf("got %s and %s, want the runs of one segment contiguous in the id space", runs[0], runs[1])
 		}
-		f.committed(s, place("users", runs[0], 500_000), place("users", runs[1], 600_000))
+		f.committed(s, place("users", runs[0], 5), place("users", runs[1], 1_100_000))
 		v := f.view("users")
-		if v.Deltas != 999_999+2+1_100_000 {
-			f.Fatalf("got %d deltas, want %d", v.Deltas, 999_999+2+1_100_000)
+		if v.Deltas != 999_999+2+1_100_005 {
+			f.Fatalf("got %d deltas, want %d", v.Deltas, 999_999+2+1_100_005)
 		}
 		for i, r := range v.Runs {
 			if r.Last != r.First.Add(r.N-1) || !r.Last.Valid() || !r.First.Valid() {
@@ -298,7 +298,7 @@ var commitCases = []indexCase{
 	{name: "Commit/paced when ids run out", clock: true, run: func(f *fixture) {
 		const all = engine.MaxSeq
 		orders := catalogIn(engine.Shard("users"), 0) // one plan for both
-		for i := range int64(3) {
+		for i := range int64(2) {
 			r := f.write("users", all)
 			f.equal("first", r.First, engine.Version{Sec: start.Unix() + i, Seq: 1})
 		}
@@ -314,7 +314,24 @@ var commitCases = []indexCase{
 		f.equal("repeated", f.preCommit(s, runs...), got)
 		f.committed(s, place(orders, got[1].First, 1))
 		r := f.write("users", 1)
-		f.equal("first", r.First, engine.Version{Sec: start.Unix() + 3, Seq: 1})
+		f.equal("first", r.First, engine.Version{Sec: start.Unix() + 2, Seq: 1})
+	}},
+	{name: "Commit/paced to the millisecond", clock: true, run: func(f *fixture) {
+		at := start.Add(secs(10))
+		f.setTime(at)
+		f.write("users", engine.MaxSeq)
+		f.write("users", 250_000) // up to a quarter of the next second
+		for _, after := range []time.Duration{0, 249 * time.Millisecond, 250 * time.Millisecond} {
+			f.setTime(at.Add(after))
+			s := f.segment()
+			state := f.preCommit(s, reserve("users", 1))[0].State
+			f.ok(f.x.Rollback(f.Context(), engine.Rollback{Epoch: f.epoch, Segment: s, Shards: []int{engine.Shard("users")}}))
+			want := engine.ReservePaced
+			if after >= 250*time.Millisecond {
+				want = engine.ReserveOK
+			}
+			f.equal(after.String(), state, want)
+		}
 	}},
 	{name: "Commit/paced runs do not overtake", clock: true, run: func(f *fixture) {
 		s := f.segment()

@@ -107,11 +107,12 @@ func (s *shard) admit(now time.Time, c *catalog, r engine.Reserve, maxLive int64
 			return engine.Reserved{State: engine.ReserveFull}
 		}
 	}
-	// The space of ids is MaxSeq a second. A catalog may borrow from the next
-	// second, no more. Time that steps back must not make it wait, so the
-	// greatest time ever seen counts. Nothing is reserved for the runs behind
-	// it either: last stays as it is.
-	if c.last.Sec > max(now.Unix(), s.mark.Unix(), s.floor)+1 {
+	// The space of ids is MaxSeq a second. A catalog may borrow a second's, no more,
+	// to the millisecond: were whole seconds compared, one that has used them up
+	// would stand still until the next begins. Time that steps back must not make
+	// it wait, so the greatest time ever seen counts. Nothing is reserved for the
+	// runs behind it either: last stays as it is.
+	if c.last.Sec*1000+int64(c.last.Seq/1000) > max(now.UnixMilli(), s.mark.UnixMilli(), s.floor*1000+999)+1000 {
 		return engine.Reserved{State: engine.ReservePaced}
 	}
 	c.hadTurn(r.Gate)

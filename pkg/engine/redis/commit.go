@@ -88,27 +88,35 @@ func (x *Index) commit(ctx context.Context, c engine.Commit, shards []*shardGrou
 func (x *Index) commitCall(c engine.Commit, s *shardGroup, segment string) *call {
 	k := &x.keys[s.shard]
 	g := len(s.catalogs)
-	keys := make([]string, 0, 6+g)
-	keys = append(keys, k.heads, k.planOf(segment), k.pending, k.refs, k.catalogs, k.outbox)
-	args := make([]any, 0, 6+7*g+2*len(s.runs))
-
-	var body, grouped []byte
-	for j, i := range s.runs {
-		body = appendPlanLine(body, s.catalogs[s.of[j]].b64, &c.Runs[i])
+	keys := newTexts()
+	for _, key := range [...]string{k.heads, k.plan + segment, k.pending, k.refs, k.catalogs, k.outbox} {
+		keys.text(key)
 	}
+	args := newTexts()
+	args.b = strconv.AppendUint(args.b, c.Epoch, 10)
+	args.end()
+	args.text(segment)
+	args.text(s.names())
+	args.number(int64(g))
+	for j, i := range s.runs {
+		args.b = appendPlanLine(args.b, j > 0, s.catalogs[s.of[j]].b64, &c.Runs[i])
+	}
+	args.end()
 	if !s.contiguous() {
+		more := false
 		for i := range s.catalogs {
 			for _, r := range s.catalogs[i].runs {
-				grouped = appendPlanLine(grouped, s.catalogs[i].b64, &c.Runs[r])
+				args.b = appendPlanLine(args.b, more, s.catalogs[i].b64, &c.Runs[r])
+				more = true
 			}
 		}
 	}
-	args = append(args, strconv.FormatUint(c.Epoch, 10), segment, s.names(), strconv.Itoa(g), string(body), string(grouped))
+	args.end()
 	for i := range s.catalogs {
-		keys = append(keys, k.deltaOf(s.catalogs[i].b64))
-		args = append(args, s.catalogs[i].b64)
+		keys.b = append(keys.b, k.delta...)
+		keys.text(s.catalogs[i].b64)
+		args.text(s.catalogs[i].b64)
 	}
-	var buf []byte
 	for i := range s.catalogs {
 		cat := &s.catalogs[i]
 		var deltas, bytes int64
@@ -118,27 +126,34 @@ func (x *Index) commitCall(c engine.Commit, s *shardGroup, segment string) *call
 			bytes += c.Runs[r].Len
 			if id := c.Runs[r].ID; id != "" {
 				ids++
-				keys = append(keys, k.idOf(cat.b64, id))
+				keys.text(k.idOf(cat.b64, id))
 			}
 		}
 		first, last := &c.Runs[cat.runs[0]], &c.Runs[cat.runs[len(cat.runs)-1]]
-		lastFixed := fixed(last.First.Add(last.N - 1))
-		buf = appendEvent(buf[:0], cat.b64, fixed(first.First), lastFixed, deltas, bytes, c.Segment.Writer, last.Author)
-		args = append(args, strconv.Itoa(len(cat.runs)), strconv.Itoa(ids), lastFixed, strconv.FormatInt(deltas, 10), strconv.FormatInt(bytes, 10), string(buf))
+		end := last.First.Add(last.N - 1)
+		args.number(int64(len(cat.runs)))
+		args.number(int64(ids))
+		args.fixed(end)
+		args.number(deltas)
+		args.number(bytes)
+		args.b = appendEvent(args.b, cat.b64, first.First, end, deltas, bytes, c.Segment.Writer, last.Author)
+		args.end()
 		for _, r := range cat.runs {
 			run := &c.Runs[r]
 			live := engine.Run{First: run.First, Last: run.First.Add(run.N - 1), N: run.N, Type: run.Type, Path: run.Path, Off: run.Off, Len: run.Len}
-			buf = appendMember(buf[:0], &live, segment)
-			args = append(args, fixed(live.Last), string(buf))
+			args.fixed(live.Last)
+			args.b = appendMember(args.b, &live, segment)
+			args.end()
 		}
 		for _, r := range cat.runs {
 			if run := &c.Runs[r]; run.ID != "" {
 				start, end := receipt(run.First, run.N, run.Fingerprint)
-				args = append(args, start, end)
+				args.text(start)
+				args.text(end)
 			}
 		}
 	}
-	return &call{script: x.scripts.Load().commit, shard: s.shard, keys: keys, args: args}
+	return &call{script: x.scripts.Load().commit, shard: s.shard, keys: keys.strings(), args: args.args()}
 }
 
 // contiguous tells whether the runs of each catalog follow one another.
@@ -151,8 +166,8 @@ func (s *shardGroup) contiguous() bool {
 	return true
 }
 
-func appendPlanLine(b []byte, b64 string, r *engine.CommitRun) []byte {
-	if len(b) > 0 {
+func appendPlanLine(b []byte, more bool, b64 string, r *engine.CommitRun) []byte {
+	if more {
 		b = append(b, '\n')
 	}
 	b = append(b, b64...)
@@ -168,12 +183,12 @@ func appendPlanLine(b []byte, b64 string, r *engine.CommitRun) []byte {
 }
 
 // appendEvent is the part of an outbox line that does not depend on the index.
-func appendEvent(b []byte, b64, first, last string, count, bytes int64, writer, author string) []byte {
+func appendEvent(b []byte, b64 string, first, last engine.Version, count, bytes int64, writer, author string) []byte {
 	b = append(b, b64...)
 	b = append(b, '|')
-	b = append(b, first...)
+	b = appendFixed(b, first)
 	b = append(b, '|')
-	b = append(b, last...)
+	b = appendFixed(b, last)
 	b = append(b, '|')
 	b = strconv.AppendInt(b, count, 10)
 	b = append(b, '|')

@@ -257,7 +257,7 @@ func (x *Index) restore(ctx context.Context, shard int, n uint64, list []engine.
 		}
 		c.args = append(c.args, strconv.Itoa(s.of[j]+1), first, last, strconv.Itoa(e.Run.N), strconv.FormatInt(e.Run.Len, 10), segment,
 			string(appendMember(nil, &e.Run, segment)),
-			string(appendEvent(nil, s.catalogs[s.of[j]].b64, first, last, int64(e.Run.N), e.Run.Len, e.Run.Segment.Writer, e.Author)), prev)
+			string(appendEvent(nil, s.catalogs[s.of[j]].b64, e.Run.First, e.Run.Last, int64(e.Run.N), e.Run.Len, e.Run.Segment.Writer, e.Author)), prev)
 	}
 	x.run(ctx, x.admin, []*call{c})
 	return c.err

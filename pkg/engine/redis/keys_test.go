@@ -38,10 +38,10 @@ func TestKeysGolden(t *testing.T) {
 	many := engine.Run{First: first, Last: first.Add(2), N: 3, Segment: id, Off: 190, Len: 500}
 	line("member", string(appendMember(nil, &many, id.String())))
 	line("snapshot", snapMember(engine.Snapshot{Start: first, Stop: first.Add(2), DocBytes: 1, PackBytes: 2}))
-	line("plan line", string(appendPlanLine(nil, "dXNlcg==", &engine.CommitRun{First: first, N: 3, ID: "a|b c"})))
+	line("plan line", string(appendPlanLine(nil, false, "dXNlcg==", &engine.CommitRun{First: first, N: 3, ID: "a|b c"})))
 	start, end := receipt(first, 3, [16]byte([]byte("0123456789abcdef")))
 	line("id", start+"1700000000123"+end)
-	line("outbox", string(appendEvent(nil, "dXNlcg==", fixed(first), fixed(first.Add(2)), 3, 500, "abcdefgh", "a|b\n中")))
+	line("outbox", string(appendEvent(nil, "dXNlcg==", first, first.Add(2), 3, 500, "abcdefgh", "a|b\n中")))
 
 	const golden = "testdata/keys.golden"
 	if *update {
@@ -120,7 +120,7 @@ func FuzzTexts(f *testing.F) {
 		_ = headField(s)
 		_, _, _ = parseEpoch(s)
 		_, _ = parseEvent("c", s)
-		_, _, _ = parseEntry([]any{"1-1", []any{"c", s}})
+		_, _, _ = parseEntry(nil, []any{"1-1", []any{"c", s}})
 		lines, _ := parsePlan(s)
 		for _, l := range lines {
 			_, _ = l.planned()

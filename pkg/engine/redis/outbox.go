@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -50,20 +51,20 @@ func (x *Index) Next(ctx context.Context, epoch uint64, shards []int, limit int)
 			entries, _ = c.reply[0].([]any)
 		}
 		for _, entry := range entries {
-			id, events, err := parseEntry(entry)
-			if err != nil {
+			var id string
+			var err error
+			if id, b.Events, err = parseEntry(b.Events, entry); err != nil {
 				return nil, fmt.Errorf("outbox of shard %x: entry %s: %w: %w", c.shard, id, engine.ErrDamaged, err)
 			}
 			b.UpTo = id
-			b.Events = append(b.Events, events...)
 		}
 		batches = append(batches, b)
 	}
 	return batches, nil
 }
 
-// parseEntry reads a stream entry: id and fields.
-func parseEntry(entry any) (id string, events []engine.Event, err error) {
+// parseEntry reads a stream entry, id and fields, and appends its events to those before.
+func parseEntry(events []engine.Event, entry any) (id string, _ []engine.Event, err error) {
 	parts, _ := entry.([]any)
 	if len(parts) != 2 {
 		return "", nil, fmt.Errorf("it has %d parts", len(parts))
@@ -81,6 +82,7 @@ func parseEntry(entry any) (id string, events []engine.Event, err error) {
 	if !ok || p.err != nil {
 		return id, nil, fmt.Errorf("%q is not an entry", text)
 	}
+	events = slices.Grow(events, 1+strings.Count(lines, "\n"))
 	for line := range strings.SplitSeq(lines, "\n") {
 		e, err := parseEvent(kind, line)
 		if err != nil {

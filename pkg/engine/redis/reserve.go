@@ -30,6 +30,8 @@ type catalogGroup struct {
 // group sorts n runs; name gives the catalog of the i-th.
 func group(n int, name func(i int) string) (*groups, error) {
 	g := &groups{}
+	each := make([]int, n)             // the runs of catalogs that have one
+	room := n/engine.Shards + n/64 + 4 // in a shard, a little more than its share
 	var byShard [engine.Shards]*shardGroup
 	type place struct {
 		s *shardGroup
@@ -46,12 +48,12 @@ func group(n int, name func(i int) string) (*groups, error) {
 			shard := engine.Shard(catalog)
 			s := byShard[shard]
 			if s == nil {
-				s = &shardGroup{shard: shard}
+				s = &shardGroup{shard: shard, runs: make([]int, 0, room), of: make([]int, 0, room), catalogs: make([]catalogGroup, 0, room)}
 				byShard[shard] = s
 				g.shards = append(g.shards, s)
 			}
 			p = place{s, len(s.catalogs)}
-			s.catalogs = append(s.catalogs, catalogGroup{name: catalog, b64: encodeName(catalog)})
+			s.catalogs = append(s.catalogs, catalogGroup{name: catalog, b64: encodeName(catalog), runs: each[i : i : i+1]})
 			known[catalog] = p
 		}
 		p.s.runs = append(p.s.runs, i)
@@ -134,15 +136,22 @@ func (x *Index) PreCommit(ctx context.Context, p engine.PreCommit) (engine.Reser
 func (x *Index) reserveCall(p *engine.PreCommit, s *shardGroup, segment string) *call {
 	k := &x.keys[s.shard]
 	keys := []string{k.heads, k.planOf(segment), k.pending, k.catalogs}
-	args := make([]any, 0, 6+len(s.catalogs)+2*len(s.runs))
-	args = append(args, strconv.FormatUint(p.Epoch, 10), segment, s.names(), strconv.Itoa(len(s.catalogs)), strconv.Itoa(len(s.runs)), strconv.FormatInt(max(p.MaxLive, 0), 10))
+	args := newTexts()
+	args.b = strconv.AppendUint(args.b, p.Epoch, 10)
+	args.end()
+	args.text(segment)
+	args.text(s.names())
+	args.number(int64(len(s.catalogs)))
+	args.number(int64(len(s.runs)))
+	args.number(max(p.MaxLive, 0))
 	for i := range s.catalogs {
-		args = append(args, s.catalogs[i].b64)
+		args.text(s.catalogs[i].b64)
 	}
 	extras := false
 	for j, i := range s.runs {
 		r := &p.Runs[i]
-		args = append(args, strconv.Itoa(s.of[j]+1), strconv.Itoa(r.N))
+		args.number(int64(s.of[j] + 1))
+		args.number(int64(r.N))
 		extras = extras || r.ID != "" || r.Expect != nil || r.Gate != ""
 	}
 	for j, i := range s.runs {
@@ -153,13 +162,17 @@ func (x *Index) reserveCall(p *engine.PreCommit, s *shardGroup, segment string) 
 		if r.ID != "" {
 			keys = append(keys, k.idOf(s.catalogs[s.of[j]].b64, r.ID))
 		}
-		expect := ""
+		args.number(int64(j + 1))
+		args.text(url.QueryEscape(r.ID))
+		args.b = append(args.b, r.Fingerprint[:]...)
+		args.end()
 		if r.Expect != nil {
-			expect = fixed(*r.Expect)
+			args.b = appendFixed(args.b, *r.Expect)
 		}
-		args = append(args, strconv.Itoa(j+1), url.QueryEscape(r.ID), string(r.Fingerprint[:]), expect, url.QueryEscape(r.Gate))
+		args.end()
+		args.text(url.QueryEscape(r.Gate))
 	}
-	return &call{script: x.scripts.Load().precommit, shard: s.shard, keys: keys, args: args}
+	return &call{script: x.scripts.Load().precommit, shard: s.shard, keys: keys, args: args.args()}
 }
 
 func (s *shardGroup) fail(err error, answers []engine.Reserved) {

@@ -119,8 +119,12 @@ type call struct {
 func (c *call) cmd(ctx context.Context) *redis.Cmd {
 	args := make([]any, 0, 3+len(c.keys)+len(c.args))
 	args = append(args, "evalsha", c.script.sha, strconv.Itoa(len(c.keys)))
-	for _, k := range c.keys {
-		args = append(args, k)
+	for i := range c.keys {
+		if i == 0 {
+			args = append(args, c.keys[0]) // the client of a cluster looks for a string here
+		} else {
+			args = append(args, &c.keys[i])
+		}
 	}
 	cmd := redis.NewCmd(ctx, append(args, c.args...)...)
 	cmd.SetFirstKeyPos(3)

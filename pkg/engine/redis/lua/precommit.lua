@@ -80,12 +80,12 @@ for c = 1, k do
 end
 
 -- base: no version at or below it. A catalog whose last version is further
--- ahead than one second has used up its ids and waits; time that steps back
--- makes none wait.
+-- ahead than one second, to the millisecond, has used up its ids and waits; time
+-- that steps back makes none wait.
 local now, low = tonumber(time[1]), tonumber(floor)
 local base_sec, base_seq = now, 0
 if low >= now then base_sec, base_seq = low, 999999 end
-local ahead = math.max(now, low, tonumber(sub(mark, 1, -4))) + 1
+local ahead = (math.max(tonumber(mark), low * 1000 + 999) + 1000) * 1000 + 999
 local entry = ms .. '@' .. segment .. ','
 
 local secs, seqs, texts, lines, places, n = {}, {}, {}, {}, {}, 0
@@ -128,7 +128,7 @@ for j = 1, r do
     end
   end
   if not why and full[c] then why = 'L' end
-  if not why and sec > ahead then why = 'P' end
+  if not why and sec * 1000000 + seq > ahead then why = 'P' end
   if why then
     others[#others + 1] = j .. '|' .. why
   else

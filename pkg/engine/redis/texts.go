@@ -1,0 +1,69 @@
+package redis
+
+import (
+	"strconv"
+	"sync"
+
+	"github.com/jsonlake/lake/pkg/engine"
+)
+
+// texts collects the many small texts of a call in one piece of memory. A string for
+// each, and a box to hand it to the client in, were a third of what a write allocates.
+// What is added makes one text together, up to the next end.
+type texts struct {
+	b    []byte
+	ends []int
+}
+
+var textsPool = sync.Pool{New: func() any { return new(texts) }}
+
+// maxTexts is the most that is kept of one for the next call, bytes.
+const maxTexts = 1 << 20
+
+// newTexts is one without texts; strings or args end its use.
+func newTexts() *texts {
+	t := textsPool.Get().(*texts)
+	t.b, t.ends = t.b[:0], t.ends[:0]
+	return t
+}
+
+func (t *texts) end() { t.ends = append(t.ends, len(t.b)) }
+
+func (t *texts) text(s string) {
+	t.b = append(t.b, s...)
+	t.end()
+}
+
+func (t *texts) number(n int64) {
+	t.b = strconv.AppendInt(t.b, n, 10)
+	t.end()
+}
+
+func (t *texts) fixed(v engine.Version) {
+	t.b = appendFixed(t.b, v)
+	t.end()
+}
+
+// strings are the texts, and give t back.
+func (t *texts) strings() []string {
+	all := string(t.b)
+	list := make([]string, len(t.ends))
+	from := 0
+	for i, to := range t.ends {
+		list[i], from = all[from:to], to
+	}
+	if cap(t.b) <= maxTexts {
+		textsPool.Put(t)
+	}
+	return list
+}
+
+// args are the texts as arguments, pointers, which need no box, and give t back.
+func (t *texts) args() []any {
+	list := t.strings()
+	args := make([]any, len(list))
+	for i := range list {
+		args[i] = &list[i]
+	}
+	return args
+}
