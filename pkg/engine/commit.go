@@ -128,7 +128,7 @@ func (e *Engine) putSegment(ctx context.Context, id SegmentID, data []byte) (fat
 		}
 	}
 	f, terr := e.tombstone(ctx, id, data)
-	if took := max(time.Since(began), time.Now().Round(0).Sub(began.Round(0))); f == segmentNever && terr == nil && took > neverWithin {
+	if took := max(time.Since(began), time.Now().Round(0).Sub(began.Round(0))); f == segmentNever && terr == nil && took > e.neverWithin() {
 		// This process was stopped. Others may have committed the segment, folded and
 		// collected it since: an empty place proves nothing any more.
 		f, terr = segmentUnknown, fmt.Errorf("the put took %v, longer than segments are certain to stay", took.Round(time.Second))
@@ -136,9 +136,9 @@ func (e *Engine) putSegment(ctx context.Context, id SegmentID, data []byte) (fat
 	return f, errors.Join(fmt.Errorf("put %s: %w", key, err), terr)
 }
 
-// neverWithin is how long after its put began a missing segment never was. The
-// grace of every collector that runs beside writers is longer.
-const neverWithin = 5 * time.Minute
+// neverWithin is how long after its put began a missing segment never was: 5 min,
+// and always less than the grace, by a sixth for clocks that run differently.
+func (e *Engine) neverWithin() time.Duration { return min(5*time.Minute, e.opts.Grace/6*5) }
 
 // tombstone puts a tombstone where the segment would stand.
 func (e *Engine) tombstone(ctx context.Context, id SegmentID, data []byte) (fate, error) {

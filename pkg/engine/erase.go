@@ -29,7 +29,7 @@ import (
 // collection.
 
 const (
-	purgeWait  = 6 * time.Minute  // neverWithin, foldLimit, and a minute for clocks that run differently
+	purgeWait  = 6 * time.Minute  // the longest neverWithin, foldLimit, and a minute for clocks that run differently
 	purgeLease = 15 * time.Second // of whoever erases; it saves work, nothing depends on it
 )
 

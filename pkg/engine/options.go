@@ -105,9 +105,10 @@ type Options struct {
 	Collect bool
 	// CollectEvery is the time between two collections; default 1 min.
 	CollectEvery time.Duration
-	// Grace is how long garbage is kept; default 1 h. It must be well above
-	// the 5 min after which a writer whose put was not answered does not trust an empty
-	// place any more. An index that falls back by more has to be rebuilt whole.
+	// Grace is how long garbage is kept; default 1 h, the same in all processes. A
+	// writer whose put was not answered trusts an empty place for 5 min, and never for
+	// longer than five sixths of the grace; then it cannot tell what became of the
+	// write. An index that falls back by more has to be rebuilt whole.
 	Grace time.Duration
 	// CompactAfter is the age from which segments that still have live runs are
 	// copied together; default 1 h.

@@ -287,6 +287,34 @@ func TestFoldOfWhatIsPurged(t *testing.T) {
 	}
 }
 
+// A process that cannot ask the index again does not say so: what it misses may be
+// purged.
+func TestFoldOfWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	e := h.open(engine.Options{})
+	write(t, e, "c", "/", engine.MergeTypeReplace, `{"a":1}`)
+	fold(t, e, "c")
+	write(t, e, "c", "/b", engine.MergeTypeReplace, `2`)
+	h.remove(append(h.keys(engine.CatalogDir("c")+"/snap/"), h.keys(engine.CatalogDir("c")+"/delta/")...)...)
+	for _, again := range []bool{false, true} {
+		x := enginetest.NewFaultyIndex(h.index, func(c enginetest.Call) (f enginetest.Fault) {
+			if c.Op == "View" && c.N > 1 && !again {
+				f.Before = enginetest.ErrInjected
+			}
+			return f
+		})
+		e, err := engine.New(t.Context(), x, h.objects, engine.Options{DocumentCache: -1, FrameCache: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.Fold(t.Context(), "c"); errors.Is(err, engine.ErrDamaged) != again || errors.Is(err, engine.ErrUnavailable) == again {
+			t.Errorf("the index can be asked again: %v: got %v", again, err)
+		}
+		h.close(e)
+	}
+}
+
 // A compacted copy of what is purged that nothing was moved to, because its collector
 // failed or came too late, is known to no index, and goes all the same.
 func TestPurgeOfCopyThatNobodyKnows(t *testing.T) {

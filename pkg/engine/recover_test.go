@@ -89,29 +89,34 @@ func TestPutFaults(t *testing.T) {
 // collected by others. It does not try again.
 func TestStoppedInItsPut(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		h := newHouse(t)
-		e := h.open(engine.Options{WriteTimeout: 20 * time.Minute})
-		segments := map[string]bool{}
-		h.objects.script(func(_ context.Context, key string, _ []byte) (bool, error) {
-			if !strings.HasPrefix(key, "wal/") {
-				return false, nil
-			}
-			segments[key] = true
-			if len(segments) == 1 {
-				time.Sleep(6 * time.Minute)
-				segments["stopped"] = true // the tombstone may be put
-				return true, errors.New("connection reset")
-			}
-			return false, nil
+	for _, tc := range []struct{ grace, stopped time.Duration }{{time.Hour, 6 * time.Minute}, {time.Minute, 55 * time.Second}} {
+		t.Run(tc.grace.String(), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				h := newHouse(t)
+				e := h.open(engine.Options{WriteTimeout: 20 * time.Minute, Grace: tc.grace})
+				segments := map[string]bool{}
+				h.objects.script(func(_ context.Context, key string, _ []byte) (bool, error) {
+					if !strings.HasPrefix(key, "wal/") {
+						return false, nil
+					}
+					segments[key] = true
+					if len(segments) == 1 {
+						time.Sleep(tc.stopped)
+						segments["stopped"] = true // the tombstone may be put
+						return true, errors.New("connection reset")
+					}
+					return false, nil
+				})
+				if _, err := e.Write(t.Context(), engine.WriteRequest{Catalog: "c", Body: []byte(`{"a":1}`)}); !errors.Is(err, engine.ErrUnknown) {
+					t.Errorf("got %v, want %v", err, engine.ErrUnknown)
+				}
+				if len(segments) != 2 {
+					t.Errorf("got puts of %v, want one segment only", segments)
+				}
+			})
 		})
-		if _, err := e.Write(t.Context(), engine.WriteRequest{Catalog: "c", Body: []byte(`{"a":1}`)}); !errors.Is(err, engine.ErrUnknown) {
-			t.Errorf("got %v, want %v", err, engine.ErrUnknown)
-		}
-		if len(segments) != 2 {
-			t.Errorf("got puts of %v, want one segment only", segments)
-		}
-	})
+	}
 }
 
 // A writer that dies between its reservation and its put holds nobody up for

@@ -59,8 +59,13 @@ func (e *Engine) Fold(ctx context.Context, catalog string) (FoldResult, error) {
 	}
 	m, err := e.load(ctx, catalog, cached, v.Snapshot, runs)
 	if errors.Is(err, ErrNotExist) {
-		// Purged, or folded and given up, since the view was taken?
-		if now, verr := e.view(ctx, n, catalog, Version{}); verr == nil && now.Snapshot != v.Snapshot {
+		// Purged, or folded and given up, since the view was taken? It is damage only
+		// where the index says no.
+		now, verr := e.view(ctx, n, catalog, Version{})
+		switch {
+		case verr != nil:
+			err = fmt.Errorf("%w; what is to be folded was not found: %s", verr, err.Error())
+		case now.Snapshot != v.Snapshot:
 			err = ErrStale
 		}
 	}
