@@ -98,6 +98,9 @@ func (s *scenario) mix() mix {
 		Live: true, Processes: 3, Catalogs: 3, Inflight: 1, Page: 20, FoldMax: 1000, IndexLatency: 300 * time.Microsecond, BucketLatency: 5 * time.Millisecond,
 		Grace: 2 * time.Second, FoldTimeout: 20 * time.Second, CompactAfter: 3 * time.Second, Retain: s.retain,
 	}
+	if s.walk == "write" {
+		m.Grace = time.Minute // an empty place is trusted for long enough to roll back
+	}
 	if s.walk == "purge" {
 		m.Purges, m.Grace = 1, lateBy+3*time.Second // what is late must not be later than the last pass of an erasure
 	}
