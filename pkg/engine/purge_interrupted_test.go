@@ -287,7 +287,7 @@ func TestFoldOfWhatIsPurged(t *testing.T) {
 	}
 }
 
-// A process that cannot ask the index again does not say so: what it misses may be
+// A fold that misses an object and cannot ask the index again says nothing of damage: it may be
 // purged.
 func TestFoldOfWhatIsMissing(t *testing.T) {
 	t.Parallel()
