@@ -532,29 +532,14 @@ func (c *collection) foldCopies(ctx context.Context, id SegmentID) error {
 		}
 	}
 	for _, catalog := range slices.Sorted(maps.Keys(last)) {
-		if err := c.foldPast(ctx, catalog, last[catalog]); err != nil {
-			return fmt.Errorf("catalog %q: %w", catalog, err)
+		if err := c.e.foldPast(ctx, catalog, last[catalog]); err != nil {
+			return err
+		}
+		if err := c.hold(ctx); err != nil {
+			return err
 		}
 	}
 	return nil
-}
-
-// foldPast folds until a version is below the latest snapshot, or at it.
-func (c *collection) foldPast(ctx context.Context, catalog string, at Version) error {
-	for {
-		switch res, err := c.e.Fold(ctx, catalog); {
-		case errors.Is(err, ErrStale): // another one folds it
-			if err := sleep(ctx, c.e.jitter(5*time.Millisecond)); err != nil {
-				return err
-			}
-		case err != nil:
-			return err
-		case !res.Version.Less(at):
-			return c.hold(ctx)
-		case !res.More:
-			return fmt.Errorf("%w: the index does not show version %s", ErrUnavailable, at)
-		}
-	}
 }
 
 func later(a, b time.Time) time.Time {

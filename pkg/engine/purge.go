@@ -149,6 +149,16 @@ func (e *Engine) foldTo(ctx context.Context, n uint64, catalog string, at Versio
 		if folded {
 			return e.dropPast(ctx, n, catalog, at)
 		}
+		if err := e.foldPast(ctx, catalog, at); err != nil {
+			return err
+		}
+	}
+}
+
+// foldPast folds until a version is below the latest snapshot, or at it.
+// ErrUnavailable when the index does not show the version.
+func (e *Engine) foldPast(ctx context.Context, catalog string, at Version) error {
+	for {
 		switch res, err := e.Fold(ctx, catalog); {
 		case errors.Is(err, ErrStale): // another one folds it
 			if err := sleep(ctx, e.jitter(5*time.Millisecond)); err != nil {
@@ -156,8 +166,10 @@ func (e *Engine) foldTo(ctx context.Context, n uint64, catalog string, at Versio
 			}
 		case err != nil:
 			return err
-		case res.Version.Less(at) && !res.More:
-			return fmt.Errorf("%w: the index does not show the purge of catalog %q at version %s", ErrUnavailable, catalog, at)
+		case !res.Version.Less(at):
+			return nil
+		case !res.More:
+			return fmt.Errorf("%w: the index does not show version %s of catalog %q", ErrUnavailable, at, catalog)
 		}
 	}
 }
