@@ -107,19 +107,8 @@ func (x *Index) Unused(ctx context.Context, epoch uint64, segments []engine.Segm
 }
 
 // Abandon makes garbage of segments that a shard does not need.
-func (x *Index) Abandon(ctx context.Context, epoch uint64, shard int, segments []engine.SegmentID) error {
-	now, err := x.enter(ctx)
-	defer x.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	s, err := x.working(shard, epoch)
-	if err != nil {
-		return err
-	}
-	s.work(now)
-	s.abandon(now, segments)
-	return nil
+func (x *Index) Abandon(ctx context.Context, epoch uint64, number int, segments []engine.SegmentID) error {
+	return x.change(ctx, epoch, number, func(s *shard, now time.Time) { s.abandon(now, segments) })
 }
 
 func (s *shard) abandon(now time.Time, segments []engine.SegmentID) {
@@ -131,20 +120,27 @@ func (s *shard) abandon(now time.Time, segments []engine.SegmentID) {
 }
 
 // Forget strikes entries from a shard's garbage.
-func (x *Index) Forget(ctx context.Context, epoch uint64, shard int, list []engine.Garbage) error {
+func (x *Index) Forget(ctx context.Context, epoch uint64, number int, list []engine.Garbage) error {
+	return x.change(ctx, epoch, number, func(s *shard, _ time.Time) {
+		for _, g := range list {
+			delete(s.garbage, pieceOf(g))
+		}
+	})
+}
+
+// change runs f on a shard that is open in the epoch.
+func (x *Index) change(ctx context.Context, epoch uint64, number int, f func(s *shard, now time.Time)) error {
 	now, err := x.enter(ctx)
 	defer x.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	s, err := x.working(shard, epoch)
+	s, err := x.working(number, epoch)
 	if err != nil {
 		return err
 	}
 	s.work(now)
-	for _, g := range list {
-		delete(s.garbage, pieceOf(g))
-	}
+	f(s, now)
 	return nil
 }
 
