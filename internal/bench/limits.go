@@ -22,56 +22,110 @@ import (
 
 // bareNATS is request-reply between two connections of this program, over TCP.
 func (b *bench) bareNATS(ctx context.Context, l *lab, inFlight, request, reply int) (*loaded, error) {
+	do, done, err := requestReply(l, request, reply)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return b.bareLoad(ctx, inFlight, do)
+}
+
+func requestReply(l *lab, request, reply int) (do op, done func(), err error) {
 	server, err := nats.Connect(l.nats, nats.Name("lake bench echo"))
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", l.nats, err)
+		return nil, nil, fmt.Errorf("connect to %s: %w", l.nats, err)
 	}
-	defer server.Close()
 	asker, err := nats.Connect(l.nats, nats.Name("lake bench bare"))
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", l.nats, err)
+		server.Close()
+		return nil, nil, fmt.Errorf("connect to %s: %w", l.nats, err)
 	}
-	defer asker.Close()
+	done = func() {
+		asker.Close()
+		server.Close()
+	}
 	subject := fmt.Sprintf("lakebench.%d", rand.Uint64())
 	answer := bytes.Repeat([]byte("x"), reply)
-	if _, err := server.Subscribe(subject, func(m *nats.Msg) { _ = m.Respond(answer) }); err != nil {
-		return nil, err
+	_, err = server.Subscribe(subject, func(m *nats.Msg) { _ = m.Respond(answer) })
+	if err == nil {
+		err = server.Flush()
 	}
-	if err := server.Flush(); err != nil {
-		return nil, err
+	if err != nil {
+		done()
+		return nil, nil, err
 	}
 	question := bytes.Repeat([]byte("x"), request)
-	return sound(closed(ctx, inFlight, b.warmup(), b.bare(), func(ctx context.Context, _, _ int) (int, error) {
+	return func(ctx context.Context, _, _ int) (int, error) {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		_, err := asker.RequestWithContext(ctx, subject, question)
 		return 1, err
-	}))
+	}, done, nil
 }
 
-// bareScript is a script that reads one key.
-func (b *bench) bareScript(ctx context.Context, c *goredis.Client, inFlight int) (*loaded, error) {
+// bareLoad is a load of as long as a limit is measured.
+func (b *bench) bareLoad(ctx context.Context, inFlight int, do op) (*loaded, error) {
+	return sound(closed(ctx, inFlight, b.warmup(), b.bare(), do))
+}
+
+// readScript is a script that reads one key.
+func readScript(ctx context.Context, c *goredis.Client) (op, error) {
 	sha, err := c.ScriptLoad(ctx, `return redis.call('GET', KEYS[1])`).Result()
 	if err != nil {
 		return nil, err
 	}
 	key := []string{"lakebench"}
-	return sound(closed(ctx, inFlight, b.warmup(), b.bare(), func(ctx context.Context, _, _ int) (int, error) {
+	return func(ctx context.Context, _, _ int) (int, error) {
 		err := c.EvalSha(ctx, sha, key).Err()
 		if err == goredis.Nil { //nolint:errorlint // go-redis returns it bare
 			err = nil
 		}
 		return 1, err
-	}))
+	}, nil
 }
 
-// barePut is a create-only put of an object of a kilobyte.
-func (b *bench) barePut(ctx context.Context, o engine.Objects, inFlight int) (*loaded, error) {
+func (b *bench) bareScript(ctx context.Context, c *goredis.Client, inFlight int) (*loaded, error) {
+	do, err := readScript(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return b.bareLoad(ctx, inFlight, do)
+}
+
+// smallPut is a create-only put of an object of a kilobyte.
+func smallPut(o engine.Objects) op {
 	body := bytes.Repeat([]byte("x"), 1024)
 	run := rand.Uint64()
-	return sound(closed(ctx, inFlight, b.warmup(), b.bare(), func(ctx context.Context, w, i int) (int, error) {
+	return func(ctx context.Context, w, i int) (int, error) {
 		return 1, o.Put(ctx, fmt.Sprintf("bench/%x/%d/%d", run, w, i), body)
-	}))
+	}
+}
+
+func (b *bench) barePut(ctx context.Context, o engine.Objects, inFlight int) (*loaded, error) {
+	return b.bareLoad(ctx, inFlight, smallPut(o))
+}
+
+// bareInTurn is what a lone write cannot do without, one after the other as it does them.
+// Each part then meets servers that have slept meanwhile, as it does in a write.
+func (b *bench) bareInTurn(ctx context.Context, l *lab, o engine.Objects) (*loaded, error) {
+	ask, done, err := requestReply(l, patchBytes, 100)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	script, err := readScript(ctx, l.redis)
+	if err != nil {
+		return nil, err
+	}
+	parts := []op{ask, script, smallPut(o), script}
+	return b.bareLoad(ctx, 1, func(ctx context.Context, w, i int) (int, error) {
+		for _, do := range parts {
+			if _, err := do(ctx, w, i); err != nil {
+				return 0, err
+			}
+		}
+		return 1, nil
+	})
 }
 
 // bareFilePut is the file store's own durable put, on the disk of the run.

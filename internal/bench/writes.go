@@ -346,6 +346,10 @@ func (b *bench) p3local(ctx context.Context) error {
 		if err != nil {
 			return nil, err
 		}
+		turns, err := b.bareInTurn(ctx, l, o)
+		if err != nil {
+			return nil, fmt.Errorf("the parts in turn: %w", err)
+		}
 		before := l.mark()
 		load, err := b.profiled(ctx, l, "p3", func() (*loaded, error) { return sound(closed(ctx, 1, b.warmup(), b.Duration, w.write)) })
 		if err != nil {
@@ -353,7 +357,7 @@ func (b *bench) p3local(ctx context.Context) error {
 		}
 		_, _, others := l.mark().since(before)
 		lat.add(load.hist)
-		return Values{"write_p50_ms": load.p50(), "put_p50_ms": put, "evalsha_p50_ms": script, "nats_p50_ms": rtt, "parts_ms": put + 2*script + rtt, "others_cores": others}, nil
+		return Values{"write_p50_ms": load.p50(), "put_p50_ms": put, "evalsha_p50_ms": script, "nats_p50_ms": rtt, "parts_ms": put + 2*script + rtt, "in_turn_ms": turns.p50(), "others_cores": others}, nil
 	})
 	if err != nil {
 		return err
@@ -363,7 +367,9 @@ func (b *bench) p3local(ctx context.Context) error {
 		return err
 	}
 	b.emit(Row{What: "p50 of a write, one after the other", Form: Distributed, Target: "≤ 1.25 × (PUT + 2 EVALSHA + NATS round trip)", Unit: "ms", Rounds: b.Rounds,
-		Measured: v["write_p50_ms"], Limit: v["parts_ms"], LimitIs: "PUT + 2 EVALSHA + NATS", Bound: 1.25, Checked: checked, Latency: latencyOf(lat.merged()), Others: v.others(), Values: v.aside("write_p50_ms", "parts_ms")})
+		Measured: v["write_p50_ms"], Limit: v["parts_ms"], LimitIs: "PUT + 2 EVALSHA + NATS", Bound: 1.25, Checked: checked, Latency: latencyOf(lat.merged()), Others: v.others(), Values: v.aside("write_p50_ms", "parts_ms", "in_turn_ms")})
+	b.emit(Row{Row: "P3 in turn", What: "the same against its parts done one after the other, as a write does them", Form: Distributed, Target: "reported", Unit: "ms", Rounds: b.Rounds,
+		Measured: v["write_p50_ms"], Limit: v["in_turn_ms"], LimitIs: "NATS, EVALSHA, PUT, EVALSHA in turn", Others: v.others()})
 	return nil
 }
 

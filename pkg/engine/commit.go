@@ -29,21 +29,18 @@ import (
 
 // finish brings a reserved segment to its end.
 func (e *Engine) finish(ctx context.Context, s *segment) {
-	data, there := e.carry(ctx, s)
+	e.carry(ctx, s)
 	e.group.settled(s)
-	if there {
-		e.store.keepFrames(s, data) // whoever waits for the segment need not wait for this
-	}
 }
 
-// carry puts and commits a segment, or gives it up. there: it is in the bucket.
-func (e *Engine) carry(ctx context.Context, s *segment) (data []byte, there bool) {
+// carry puts and commits a segment, or gives it up.
+func (e *Engine) carry(ctx context.Context, s *segment) {
 	data, err := s.encode()
 	if err != nil {
 		e.group.left(0)
 		e.rollBack(ctx, s)
 		e.fail(s.runs, err)
-		return nil, false
+		return
 	}
 	start := time.Now()
 	fate, err := e.putSegment(ctx, s.id, data)
@@ -56,8 +53,8 @@ func (e *Engine) carry(ctx context.Context, s *segment) (data []byte, there bool
 	switch fate {
 	case segmentThere:
 		e.opts.Hooks.segmentPut(len(s.runs), len(data), time.Since(start))
+		e.store.keepFrames(s, data) // before the commit: who sees its versions finds them there
 		e.commit(ctx, s)
-		return data, true
 	case segmentNever:
 		e.rollBack(ctx, s)
 		e.tryAgain(s, err)
@@ -67,7 +64,6 @@ func (e *Engine) carry(ctx context.Context, s *segment) (data []byte, there bool
 			e.group.answer(r, &UnknownError{ID: r.id, Err: err})
 		}
 	}
-	return nil, false
 }
 
 // maxTries is how many segments a run may be part of.

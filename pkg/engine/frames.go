@@ -257,8 +257,8 @@ func (s *store) keep(key string, b []byte) {
 	}
 }
 
-// keepFrames puts the frames of a segment that was just committed into the
-// caches: who reads the catalog next needs them.
+// keepFrames puts the frames of a segment that was just put into the caches: who
+// reads its catalogs next needs them.
 func (s *store) keepFrames(seg *segment, data []byte) {
 	if s.memory == nil && !s.well() {
 		return
@@ -266,7 +266,7 @@ func (s *store) keepFrames(seg *segment, data []byte) {
 	object := seg.id.Key()
 	entries := make([]CacheEntry, 0, len(seg.runs))
 	for _, r := range seg.runs {
-		if r.err != nil || r.len > maxInMemory {
+		if r.len > maxInMemory {
 			continue
 		}
 		e := CacheEntry{Key: cacheKey(object, r.off, r.len), Value: bytes.Clone(data[r.off : r.off+r.len])}
