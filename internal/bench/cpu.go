@@ -115,3 +115,20 @@ func (m cpuMark) since(before cpuMark) (children map[string]float64, own, others
 	}
 	return children, own, max(rest, 0) / m.at.Sub(before.at).Seconds()
 }
+
+// cores are how many cores each process of a lab and this one ("client") had between two
+// moments, as values of a row.
+func (m cpuMark) cores(before cpuMark) Values {
+	v := Values{}
+	children, own, others := m.since(before)
+	v["others_cores"] = others
+	if others < 0 {
+		return v
+	}
+	seconds := m.at.Sub(before.at).Seconds()
+	v["cores_client"] = own / seconds
+	for name, s := range children {
+		v["cores_"+name] = s / seconds
+	}
+	return v
+}

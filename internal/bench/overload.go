@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -65,25 +66,17 @@ func (b *bench) overloaded(ctx context.Context) error {
 		if err != nil {
 			return nil, err
 		}
-		end := l.mark()
-		children, own, others := end.since(mark)
+		v := l.mark().cores(mark)
 		again, err := p.inFlight(ctx, manyInFlight, b.warmup(), b.bare())
 		if err != nil {
 			return nil, err
 		}
 		lat.add(over.hist)
 		most := (peak.perSecond() + again.perSecond()) / 2
-		v := Values{
+		maps.Copy(v, Values{
 			"kept": over.perSecond() / most, "peak_per_s": most, "committed_per_s": over.perSecond(), "offered_per_s": over.offered, "peak_p99_ms": peak.quantile(99), "p99_ms": over.quantile(99),
-			"refused_percent": 100 * float64(over.refused) / float64(over.asked), "refused_p99_ms": float64(over.no.merged().ValueAtQuantile(99)) / 1e6, "others_cores": others,
-		}
-		if others >= 0 { // who has the machine meanwhile
-			seconds := end.at.Sub(mark.at).Seconds()
-			v["cores_client"] = own / seconds
-			for name, s := range children {
-				v["cores_"+name] = s / seconds
-			}
-		}
+			"refused_percent": 100 * float64(over.refused) / float64(over.asked), "refused_p99_ms": float64(over.no.merged().ValueAtQuantile(99)) / 1e6,
+		})
 		return v, nil
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -79,11 +80,12 @@ func (b *bench) p8form(ctx context.Context, cache bool) error {
 	read := anyRead(c, w.catalog(0))
 	var errs int64
 	v, err := b.repeat(ctx, "reads beside 16 writers", "busy_p99_ms", func(ctx context.Context) (Values, error) {
-		before := l.mark()
+		begin := l.mark()
 		idle, err := sound(open(ctx, perSecond, 1, b.warmup(), b.Duration, read))
 		if err != nil {
 			return nil, err
 		}
+		busy := l.mark()
 		g, gctx := errgroup.WithContext(ctx)
 		var reads, writes *loaded
 		g.Go(func() error {
@@ -101,8 +103,11 @@ func (b *bench) p8form(ctx context.Context, cache bool) error {
 			b.say("a read failed: %v", reads.err)
 		}
 		errs += reads.failed + reads.refused
-		_, _, others := l.mark().since(before)
-		return Values{"idle_p99_ms": idle.quantile(99), "busy_p99_ms": reads.quantile(99), "idle_p50_ms": idle.p50(), "busy_p50_ms": reads.p50(), "writes_per_s": writes.perSecond(), "others_cores": others}, nil
+		end := l.mark()
+		v := end.cores(busy)
+		_, _, v["others_cores"] = end.since(begin) // without the writers, too
+		maps.Copy(v, Values{"idle_p99_ms": idle.quantile(99), "busy_p99_ms": reads.quantile(99), "idle_p50_ms": idle.p50(), "busy_p50_ms": reads.p50(), "writes_per_s": writes.perSecond()})
+		return v, nil
 	})
 	if err != nil {
 		return err
