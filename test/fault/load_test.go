@@ -195,7 +195,7 @@ func (h *history) do(l *client.Client, o *op, rng *rand.Rand) {
 			o.version = *p.Current
 		case errors.Is(err, engine.ErrUnknown) && o.kind < opRead:
 			o.state = unknown
-		case !temporary(err, o.kind):
+		case !temporary(err):
 			h.violate("%s of kind %d: %v", o.value, o.kind, err)
 			if o.kind < opRead {
 				o.state = unknown
@@ -213,14 +213,15 @@ func (h *history) do(l *client.Client, o *op, rng *rand.Rand) {
 }
 
 // temporary tells whether an error is one that a client has to expect while
-// servers fail.
-func temporary(err error, k kind) bool {
-	for _, e := range []error{engine.ErrUnavailable, engine.ErrRecovering, engine.ErrBusy, engine.ErrContended, engine.ErrInFlight} {
+// servers fail. A write that is past its deadline and not unknown was never sent: it
+// waited behind one of its catalog that was not answered (docs/batches.md).
+func temporary(err error) bool {
+	for _, e := range []error{engine.ErrUnavailable, engine.ErrRecovering, engine.ErrBusy, engine.ErrContended, engine.ErrInFlight, context.DeadlineExceeded} {
 		if errors.Is(err, e) {
 			return true
 		}
 	}
-	return k >= opRead && errors.Is(err, context.DeadlineExceeded)
+	return false
 }
 
 func (h *history) try(l *client.Client, o *op) error {

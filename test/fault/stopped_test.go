@@ -231,7 +231,7 @@ func (f *frozen) write(limit time.Duration) {
 		f.o.state, f.o.version = acked, r.Version
 	case errors.Is(err, engine.ErrUnknown):
 		f.o.state = unknown
-	case temporary(err, f.o.kind):
+	case temporary(err):
 		f.o.state = refused
 	default:
 		f.o.state = unknown
