@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
@@ -96,9 +97,16 @@ func (d *door) lead(upstream string) {
 	d.reopen()
 }
 
+// reopen tries again while the port is in use: a process that is just being started
+// holds a copy of this one's sockets, also of those that are closed here, until it
+// runs its own program.
 func (d *door) reopen() {
 	d.proxy.Stop()
-	if err := d.open(); err != nil {
+	var err error
+	if !wait(5*time.Second, func() bool {
+		err = d.open()
+		return !errors.Is(err, syscall.EADDRINUSE)
+	}) || err != nil {
 		d.tb.Errorf("open door %s again: %v", d.name, err)
 	}
 }
