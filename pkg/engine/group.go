@@ -102,11 +102,15 @@ func (g *group) complete() bool {
 // shares is how many segments the unanswered writes are spread over: two, so that one
 // is reserved while the other is put and committed, and more where the bucket is
 // slow, up to MaxInflight. Three make half as many segments again, which every server
-// pays for; with one nothing would be under way while a segment is reserved. The caller
-// holds mu.
+// pays for; with one nothing would be under way while a segment is reserved. More than
+// four are for at least four writes each: of a few hundred writes a second each would
+// have a put of its own, for some milliseconds less of waiting. The caller holds mu.
 func (g *group) shares() int {
-	const spacing = 6 * time.Millisecond // between two puts of a slow bucket
-	return max(min(int(g.put/spacing), g.e.opts.MaxInflight), 2)
+	const (
+		spacing = 6 * time.Millisecond // between two puts of a slow bucket
+		few     = 4
+	)
+	return max(min(int(g.put/spacing), g.e.opts.MaxInflight, max(g.writes/few, few)), 2)
 }
 
 // errNoTurn: a write's deadline came before its turn.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -97,6 +99,50 @@ func TestGroupsForm(t *testing.T) {
 				t.Logf("%.2f of the limit, %.1f puts of 1,000 writes, the longest %v", share, puts, longest)
 				if share < c.share || puts > c.puts {
 					t.Errorf("got %.2f of %d writers ÷ (put + 10 %%), want ≥ %.2f; %.1f puts of 1,000 writes, want ≤ %.1f", share, c.writers, c.share, puts, c.puts)
+				}
+			})
+		})
+	}
+}
+
+// Writes that come by chance, so many a second, share segments and hardly wait for it.
+func TestGroupsOfASchedule(t *testing.T) {
+	t.Parallel()
+	const put, script = 50 * time.Millisecond, time.Millisecond
+	for _, c := range []struct {
+		perSecond float64
+		wait      time.Duration // on average, beside put and scripts, at most
+		puts      float64       // of 1,000 writes, at most
+	}{
+		{20, 1 * time.Millisecond, 1000},
+		{100, 5 * time.Millisecond, 700},
+		{300, 6 * time.Millisecond, 280},
+		{1000, 6 * time.Millisecond, 160},
+		{5000, 6 * time.Millisecond, 40},
+	} {
+		t.Run(fmt.Sprintf("%v a second", c.perSecond), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				e, objects := slowed(t, put, script)
+				before := objects.Counts.Count("Put")
+				rng := rand.New(rand.NewPCG(1, 2))
+				var sum atomic.Int64
+				var wg sync.WaitGroup
+				n := 0
+				for begin := time.Now(); time.Since(begin) < 10*time.Second; n++ {
+					time.Sleep(time.Duration(rng.ExpFloat64() / c.perSecond * float64(time.Second)))
+					wg.Go(func() {
+						start := time.Now()
+						write(t, e, fmt.Sprintf("c%d", rng.IntN(1000)), "/", engine.MergeTypeReplace, "1")
+						sum.Add(int64(time.Since(start)))
+					})
+				}
+				wg.Wait()
+				wait := time.Duration(sum.Load()/int64(n)) - put - 2*script
+				puts := float64(objects.Counts.Count("Put")-before) * 1000 / float64(n)
+				t.Logf("a write waited %v on average; %.0f puts of 1,000 writes", wait.Round(10*time.Microsecond), puts)
+				if wait > c.wait || puts > c.puts {
+					t.Errorf("a write waited %v on average, want at most %v; %.0f puts of 1,000 writes, want at most %.0f", wait, c.wait, puts, c.puts)
 				}
 			})
 		})
