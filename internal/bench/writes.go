@@ -368,8 +368,8 @@ func (b *bench) p3local(ctx context.Context) error {
 	}
 	b.emit(Row{What: "p50 of a write, one after the other", Form: Distributed, Target: "≤ 1.25 × (PUT + 2 EVALSHA + NATS round trip)", Unit: "ms", Rounds: b.Rounds,
 		Measured: v["write_p50_ms"], Limit: v["parts_ms"], LimitIs: "PUT + 2 EVALSHA + NATS", Bound: 1.25, Checked: checked, Latency: latencyOf(lat.merged()), Others: v.others(), Values: v.aside("write_p50_ms", "parts_ms", "in_turn_ms")})
-	b.emit(Row{Row: "P3 in turn", What: "the same against its parts done one after the other, as a write does them", Form: Distributed, Target: "reported", Unit: "ms", Rounds: b.Rounds,
-		Measured: v["write_p50_ms"], Limit: v["in_turn_ms"], LimitIs: "NATS, EVALSHA, PUT, EVALSHA in turn", Others: v.others()})
+	b.emit(Row{Row: "P3 in turn", What: "the same against its parts done in turn, as a write does them, so that each finds servers that sleep", Form: Distributed, Target: "≤ 1.25 × the parts in turn", Unit: "ms", Rounds: b.Rounds,
+		Measured: v["write_p50_ms"], Limit: v["in_turn_ms"], LimitIs: "NATS, EVALSHA, PUT, EVALSHA in turn", Bound: 1.25, Others: v.others()})
 	return nil
 }
 
