@@ -131,9 +131,10 @@ func TestGroupsOfASchedule(t *testing.T) {
 				n := 0
 				for begin := time.Now(); time.Since(begin) < 10*time.Second; n++ {
 					time.Sleep(time.Duration(rng.ExpFloat64() / c.perSecond * float64(time.Second)))
+					catalog := fmt.Sprintf("c%d", rng.IntN(1000))
 					wg.Go(func() {
 						start := time.Now()
-						write(t, e, fmt.Sprintf("c%d", rng.IntN(1000)), "/", engine.MergeTypeReplace, "1")
+						write(t, e, catalog, "/", engine.MergeTypeReplace, "1")
 						sum.Add(int64(time.Since(start)))
 					})
 				}
