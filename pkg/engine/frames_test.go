@@ -1,14 +1,18 @@
 package engine_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jsonlake/lake/pkg/engine"
+	"github.com/jsonlake/lake/pkg/engine/enginetest"
+	"github.com/jsonlake/lake/pkg/engine/memory"
 )
 
 // A process that folds many catalogs that were written together, and has none of
@@ -78,6 +82,48 @@ func TestSharedSegmentsAreFetchedOnce(t *testing.T) {
 		})
 	}
 }
+
+// Who sees a version finds its frame in the shared cache: it is there before the
+// commit.
+func TestFramesAreSharedBeforeTheCommit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cache := &setCache{}
+		var early atomic.Int64
+		index := enginetest.NewFaultyIndex(memory.NewIndex(memory.Options{}), func(c enginetest.Call) enginetest.Fault {
+			if c.Op == "Commit" {
+				time.Sleep(time.Millisecond) // what was given to the cache is there by then
+				early.Store(cache.sets.Load())
+			}
+			return enginetest.Fault{}
+		})
+		e, err := engine.New(t.Context(), index, memory.NewObjects(), engine.Options{Cache: cache})
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, e, "users", "/", engine.MergeTypeReplace, "1")
+		if got := early.Load(); got != 1 {
+			t.Errorf("the shared cache had %d frames when the commit began, want 1", got)
+		}
+		if err := e.Close(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// setCache counts what it is given, and has nothing.
+type setCache struct{ sets atomic.Int64 }
+
+func (c *setCache) Get(_ context.Context, keys []string) ([][]byte, error) {
+	return make([][]byte, len(keys)), nil
+}
+
+func (c *setCache) Set(_ context.Context, entries []engine.CacheEntry, _ time.Duration) error {
+	c.sets.Add(int64(len(entries)))
+	return nil
+}
+
+func (c *setCache) Erase(context.Context, []string) (int, error) { return 0, nil }
 
 // noise is text of n letters that compresses little.
 func noise(seed, n int) string {
