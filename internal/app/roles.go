@@ -28,7 +28,7 @@ import (
 // operations port, NATS, the index and the bucket. The caller stops the
 // process's parts, error or not.
 func (p *process) servers(ctx context.Context, checks ...string) (nc *nats.Conn, js jetstream.JetStream, parts *lake.Parts, err error) {
-	if err := p.startOps(ctx, append([]string{"nats", "lake", "service"}, checks...)...); err != nil {
+	if err := p.startOps(ctx, append([]string{"process", "nats", "lake"}, checks...)...); err != nil {
 		return nil, nil, nil, err
 	}
 	if nc, js, err = p.connect(ctx); err != nil {
@@ -120,7 +120,7 @@ func Serve(ctx context.Context, c *Config, out, errOut io.Writer) error {
 		return err
 	}
 	defer p.sup.stop()
-	if err := p.startOps(ctx, "nats", "lake", "service"); err != nil {
+	if err := p.startOps(ctx, "process", "nats", "lake"); err != nil {
 		return err
 	}
 	if err := checkListen(c); err != nil {
@@ -228,7 +228,6 @@ func (p *process) startDoor(ctx context.Context, name string, d door) error {
 	p.sup.run(ctx, name, d.Run)
 	select {
 	case <-d.Listening():
-		p.health.set("service", func() error { return nil })
 		return nil
 	case err := <-p.sup.failed:
 		return err

@@ -239,8 +239,10 @@ func (p *process) awaitStreams(ctx context.Context, js jetstream.JetStream) erro
 	}
 }
 
-// until says that the process is ready, and waits for its end.
+// until says that the process is ready, and waits for its end. Only now is it: of
+// several services the first may listen long before the last.
 func (p *process) until(ctx context.Context, out io.Writer, ready string) error {
+	p.health.set("process", func() error { return nil })
 	p.log.Info().Msg("ready")
 	if _, err := fmt.Fprintln(out, ready); err != nil {
 		p.log.Debug().Err(err).Msg("nobody reads standard output")
