@@ -28,6 +28,7 @@ import (
 // operations port, NATS, the index and the bucket. The caller stops the
 // process's parts, error or not.
 func (p *process) servers(ctx context.Context, checks ...string) (nc *nats.Conn, js jetstream.JetStream, parts *lake.Parts, err error) {
+	limitMemory(p.cfg)
 	if err := p.startOps(ctx, append([]string{"process", "nats", "lake"}, checks...)...); err != nil {
 		return nil, nil, nil, err
 	}
