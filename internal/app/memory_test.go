@@ -1,0 +1,24 @@
+package app
+
+import (
+	"runtime/debug"
+	"testing"
+)
+
+func TestLimitMemory(t *testing.T) {
+	before := debug.SetMemoryLimit(-1)
+	t.Cleanup(func() { debug.SetMemoryLimit(before) })
+	c := &Config{MaxPendingBytes: 32 << 20, DocumentCache: -1}
+	t.Setenv("GOMEMLIMIT", "")
+	limitMemory(c)
+	if got, want := debug.SetMemoryLimit(-1), int64(2*(32+64)+64)<<20; got != want {
+		t.Errorf("the limit is %d, want %d", got, want)
+	}
+	// The environment's word is Go's already when the process begins.
+	t.Setenv("GOMEMLIMIT", "1GiB")
+	debug.SetMemoryLimit(1 << 30)
+	limitMemory(c)
+	if got := debug.SetMemoryLimit(-1); got != 1<<30 {
+		t.Errorf("the limit is %d, want the environment's %d", got, 1<<30)
+	}
+}
