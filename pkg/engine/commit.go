@@ -53,7 +53,7 @@ func (e *Engine) carry(ctx context.Context, s *segment) {
 	switch fate {
 	case segmentThere:
 		e.opts.Hooks.segmentPut(len(s.runs), len(data), time.Since(start))
-		e.store.keepFrames(s, data) // before the commit: who sees its versions finds them there
+		e.store.keepFrames(s, data) // before the commit: who sees its versions may want them at once
 		e.commit(ctx, s)
 	case segmentNever:
 		e.rollBack(ctx, s)

@@ -83,8 +83,8 @@ func TestSharedSegmentsAreFetchedOnce(t *testing.T) {
 	}
 }
 
-// Who sees a version finds its frame in the shared cache: it is there before the
-// commit.
+// Frames are given to the shared cache before the commit makes them visible. Nothing
+// waits for it, but a commit that takes a millisecond finds them there.
 func TestFramesAreSharedBeforeTheCommit(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
