@@ -47,9 +47,8 @@ const ballast = 32 << 20
 // moment. Half of the 128 MiB beside the caches is for what is not Go's heap.
 // GOMEMLIMIT in the environment goes before.
 func limitMemory(c *Config) {
-	const frames = 64 << 20 // engine.Options.FrameCache, which has no flag
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(2*(max(c.MaxPendingBytes, 0)+max(c.DocumentCache, 0)+frames) + 64<<20)
+		debug.SetMemoryLimit(2*(max(c.MaxPendingBytes, 0)+max(c.DocumentCache, 0)+engine.DefaultFrameCache) + 64<<20)
 	}
 }
 

@@ -14,8 +14,7 @@ import (
 // twice what it keeps on purpose, because the garbage collector lets the heap
 // double, and what a process has anyhow.
 func boundOf(pending, cache int64) int64 {
-	const frames = 64 << 20 // engine.Options.FrameCache, which has no flag
-	return 2*(pending+cache+frames) + 128<<20
+	return 2*(pending+cache+engine.DefaultFrameCache) + 128<<20
 }
 
 // resident holds each service's memory to its bound, under more than the bounds

@@ -8,6 +8,9 @@ import (
 	"github.com/jsonlake/lake/pkg/engine/merge"
 )
 
+// DefaultFrameCache is the default of Options.FrameCache, bytes.
+const DefaultFrameCache = 64 << 20
+
 // Options of an Engine. The zero value of each field means its default.
 type Options struct {
 	// Name of the lake, kept in the bucket's format object so that two lakes are
@@ -56,7 +59,7 @@ type Options struct {
 	// default 256 MiB, negative turns it off.
 	DocumentCache int64
 	// FrameCache bounds the in-process cache of frames and small objects, below the
-	// document cache, bytes; default 64 MiB, negative turns it off.
+	// document cache, bytes; default DefaultFrameCache, negative turns it off.
 	FrameCache int64
 	// Cache is a cache shared between processes, below the frame cache; nil: none.
 	Cache Cache
@@ -181,7 +184,7 @@ func (o *Options) Validate() error {
 		o.DocumentCache = 256 << 20
 	}
 	if o.FrameCache == 0 {
-		o.FrameCache = 64 << 20
+		o.FrameCache = DefaultFrameCache
 	}
 	if o.Random == nil {
 		o.Random = &drawer{}
