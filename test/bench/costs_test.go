@@ -224,7 +224,7 @@ func catalogNames(n, of int) []string {
 
 // TestRedisCommands holds what a write costs the index in commands and scripts,
 // events on: a segment is one script of reservation and one of commit a shard, and a run is
-// one ZADD at most within them.
+// one RPUSH at most within them.
 func TestRedisCommands(t *testing.T) {
 	t.Parallel()
 	server := testenv.Redis(t)
@@ -238,8 +238,8 @@ func TestRedisCommands(t *testing.T) {
 		{"alone: two scripts, and all that is paid once a segment and shard", 1, 100, 2, 20},
 		{"64 runs, one catalog: one shard has them all", 64, 1, 2, 0.32},
 		{"64 runs of 1,000 catalogs: every shard has a few", 64, 1000, 32, 5.8},
-		{"1,000 runs, one catalog: one ZADD takes many runs", 1000, 1, 2, 0.021},
-		{"1,000 runs of 1,000 catalogs: one ZADD a catalog, the rest once a shard", 1000, 1000, 32, 1.32},
+		{"1,000 runs, one catalog: one RPUSH takes many runs", 1000, 1, 2, 0.021},
+		{"1,000 runs of 1,000 catalogs: one RPUSH a catalog, the rest once a shard", 1000, 1000, 32, 1.32},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			x := openRedis(t, server.URL, fmt.Sprintf("commands%d", i))
@@ -292,9 +292,9 @@ func TestRedisMemory(t *testing.T) {
 		perRun, perDelta float64 // at most, bytes; 0: not held
 		perCatalog       float64
 	}{
-		{what: "a live run in a log of up to 512: a listpack's entry", catalogs: 40, runs: 400, deltas: 1, perRun: 92},
-		{what: "a live run in a longer log: a skip list's node", catalogs: 8, runs: 3000, deltas: 1, perRun: 185},
-		{what: "a delta in runs of 1,000: a run is one member, however long", catalogs: 10, runs: 200, deltas: 1000, perDelta: 0.115},
+		{what: "a live run: an element of a list", catalogs: 40, runs: 400, deltas: 1, perRun: 80},
+		{what: "a live run of a long log: no more", catalogs: 8, runs: 3000, deltas: 1, perRun: 80},
+		{what: "a delta in runs of 1,000: a run is one element, however long", catalogs: 10, runs: 200, deltas: 1000, perDelta: 0.115},
 		{what: "a catalog whose log is folded: head, snapshot and name", catalogs: 2000, runs: 1, deltas: 1, fold: true, perCatalog: 370},
 	} {
 		t.Run(c.what, func(t *testing.T) {

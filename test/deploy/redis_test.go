@@ -88,7 +88,7 @@ func TestCacheHasALimit(t *testing.T) {
 	}
 }
 
-// Sorted sets of a live log's size stay compact; a hash of heads is looked up, not read through.
+// Sorted sets of up to 512 snapshots stay compact; a hash of heads is looked up, not read through.
 func TestIndexStaysCompact(t *testing.T) {
 	t.Parallel()
 	c, _ := startRedis(t, "index.conf")

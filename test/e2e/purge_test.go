@@ -189,6 +189,8 @@ func inRedis(t *testing.T, c *goredis.Client) (found []string) {
 			content = c.Get(ctx, key).Val()
 		case "hash":
 			content = c.HGetAll(ctx, key).Val()
+		case "list":
+			content = c.LRange(ctx, key, 0, -1).Val()
 		case "zset":
 			content = c.ZRange(ctx, key, 0, -1).Val()
 		case "stream":

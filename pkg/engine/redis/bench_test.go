@@ -36,8 +36,12 @@ func BenchmarkWrite(b *testing.B) {
 	for _, c := range []struct {
 		runs, catalogs int
 		events         bool
-	}{{1, 1000, false}, {64, 1000, false}, {64, 1000, true}, {64, 1, true}, {1000, 1000, false}, {1000, 1000, true}, {1000, 1, true}} {
-		b.Run(fmt.Sprintf("runs=%d/catalogs=%d/events=%v", c.runs, c.catalogs, c.events), func(b *testing.B) {
+		live           int // runs of each catalog's log, before
+	}{
+		{1, 1000, false, 1}, {64, 1000, false, 1}, {64, 1000, true, 1}, {64, 1, true, 1}, {1000, 1000, false, 1}, {1000, 1000, true, 1}, {1000, 1, true, 1},
+		{400, 1000, true, 1}, {400, 1000, true, 100}, {400, 1000, true, 400},
+	} {
+		b.Run(fmt.Sprintf("runs=%d/catalogs=%d/events=%v/live=%d", c.runs, c.catalogs, c.events, c.live), func(b *testing.B) {
 			server := testenv.Redis(b)
 			client := server.Client(b)
 			x := open(b, server.URL)
@@ -79,7 +83,7 @@ func BenchmarkWrite(b *testing.B) {
 					}
 				}
 			}
-			for next < len(names) {
+			for next < c.live*len(names) {
 				segment() // heads and connections
 			}
 			before, cpu := commands(b, client), serverCPU(b, client)

@@ -113,7 +113,7 @@ func (x *Index) commitCall(c engine.Commit, s *shardGroup, segment string) *call
 	}
 	args.end()
 	for i := range s.catalogs {
-		keys.b = append(keys.b, k.delta...)
+		keys.b = append(keys.b, k.log...)
 		keys.text(s.catalogs[i].b64)
 		args.text(s.catalogs[i].b64)
 	}
@@ -141,8 +141,7 @@ func (x *Index) commitCall(c engine.Commit, s *shardGroup, segment string) *call
 		for _, r := range cat.runs {
 			run := &c.Runs[r]
 			live := engine.Run{First: run.First, Last: run.First.Add(run.N - 1), N: run.N, Type: run.Type, Path: run.Path, Off: run.Off, Len: run.Len}
-			args.fixed(live.Last)
-			args.b = appendMember(args.b, &live, segment)
+			args.b = appendRun(args.b, &live, segment)
 			args.end()
 		}
 		for _, r := range cat.runs {

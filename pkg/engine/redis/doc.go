@@ -10,16 +10,16 @@
 // (keys.go), so a shard lives in one slot of a cluster and a script works on one
 // shard. What a catalog is at this moment (last reserved and last committed
 // version, latest snapshot, counts, open reservations) is one field of the hash
-// "heads"; its live log and its snapshots are sorted sets. The layout of every
+// "heads"; its live log is a list, its snapshots are a sorted set. The layout of every
 // text is in format.go.
 //
 // # Cost
 //
-// A run costs one member of a ZADD. Everything else is paid once a segment and
+// A run costs one element of a list. Everything else is paid once a segment and
 // shard: PreCommit is one HMGET and one HSET for all heads, one SET of the plan,
-// one ZADD; Commit is one HMGET and one HSET, a ZADD a catalog, one SETRANGE of
+// one ZADD; Commit is one HMGET and one HSET, an RPUSH a catalog, one SETRANGE of
 // the plan, one HINCRBY, one XADD. All shards of a call travel in one pipeline.
-// Scores and members come ready-made from Go, because string work in Lua is what
+// Entries of the logs come ready-made from Go, because string work in Lua is what
 // a script's time goes into. Views of unchanged heads need no script: one HMGET
 // a shard, shared by the readers that wait at that moment.
 //

@@ -105,7 +105,7 @@ func (x *Index) purge(ctx context.Context, shard int) error {
 		c := &call{script: x.scripts.Load().purge, shard: shard, keys: []string{k.heads, k.catalogs, k.pending, k.refs, k.garbage}, args: []any{last}}
 		for _, name := range names {
 			b64 := encodeName(name)
-			c.keys = append(c.keys, k.deltaOf(b64), k.snapOf(b64))
+			c.keys = append(c.keys, k.logOf(b64), k.snapOf(b64))
 			c.args = append(c.args, name)
 		}
 		ids, err := x.plannedIDs(ctx, shard, segments)
@@ -220,7 +220,7 @@ func (x *Index) adopt(ctx context.Context, shard int, n uint64, list []engine.Re
 	s, k := g.shards[0], &x.keys[shard]
 	c := x.restoreCall(x.scripts.Load().adopt, n, s, k.heads, k.refs, k.garbage, k.pending, k.catalogs)
 	for i := range s.catalogs {
-		c.keys = append(c.keys, k.deltaOf(s.catalogs[i].b64), k.snapOf(s.catalogs[i].b64))
+		c.keys = append(c.keys, k.logOf(s.catalogs[i].b64), k.snapOf(s.catalogs[i].b64))
 	}
 	for j, e := range list {
 		c.args = append(c.args, strconv.Itoa(s.of[j]+1), fixed(e.Snapshot.Start), fixed(e.Snapshot.Stop),
@@ -246,7 +246,7 @@ func (x *Index) restore(ctx context.Context, shard int, n uint64, list []engine.
 	s, k := g.shards[0], &x.keys[shard]
 	c := x.restoreCall(x.scripts.Load().restore, n, s, k.heads, k.refs, k.garbage, k.catalogs, k.outbox)
 	for i := range s.catalogs {
-		c.keys = append(c.keys, k.deltaOf(s.catalogs[i].b64))
+		c.keys = append(c.keys, k.logOf(s.catalogs[i].b64))
 	}
 	for j := range list {
 		e := &list[j]
@@ -256,7 +256,7 @@ func (x *Index) restore(ctx context.Context, shard int, n uint64, list []engine.
 			prev = fixed(e.Prev)
 		}
 		c.args = append(c.args, strconv.Itoa(s.of[j]+1), first, last, strconv.Itoa(e.Run.N), strconv.FormatInt(e.Run.Len, 10), segment,
-			string(appendMember(nil, &e.Run, segment)),
+			string(appendRun(nil, &e.Run, segment)),
 			string(appendEvent(nil, s.catalogs[s.of[j]].b64, e.Run.First, e.Run.Last, int64(e.Run.N), e.Run.Len, e.Run.Segment.Writer, e.Author)), prev)
 	}
 	x.run(ctx, x.admin, []*call{c})

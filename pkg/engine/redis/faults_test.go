@@ -386,12 +386,12 @@ func TestDamage(t *testing.T) {
 	damaged("catalogs", err, "lost head")
 
 	write(t, x, "lost log", 4)
-	client.Del(ctx, x.keys[engine.Shard("lost log")].deltaOf(encodeName("lost log")))
+	client.Del(ctx, x.keys[engine.Shard("lost log")].logOf(encodeName("lost log")))
 	_, err = x.View(ctx, 1, "lost log", engine.Version{})
 	damaged("view", err, "lost log")
 	write(t, x, "lost run", 5)
 	write(t, x, "lost run", 6)
-	client.ZPopMin(ctx, x.keys[engine.Shard("lost run")].deltaOf(encodeName("lost run")))
+	client.LPop(ctx, x.keys[engine.Shard("lost run")].logOf(encodeName("lost run")))
 	_, err = x.View(ctx, 1, "lost run", engine.Version{})
 	damaged("view", err, "lost run")
 }

@@ -25,7 +25,7 @@ func (x *Index) Fold(ctx context.Context, f engine.Fold) error {
 	for range 4 {
 		c := &call{
 			script: x.scripts.Load().fold, shard: shard,
-			keys: []string{k.heads, k.deltaOf(b64), k.snapOf(b64), k.refs, k.garbage, k.pending, k.outbox, k.catalogs},
+			keys: []string{k.heads, k.logOf(b64), k.snapOf(b64), k.refs, k.garbage, k.pending, k.outbox, k.catalogs},
 			args: []any{
 				strconv.FormatUint(f.Epoch, 10), b64, f.Catalog, fixed(s.Start), fixed(s.Stop), strconv.FormatInt(s.DocBytes, 10),
 				strconv.FormatInt(s.PackBytes, 10), snapMember(s), counted, fmt.Sprintf("snap|%s|%s|", s.Start, s.Stop),
@@ -66,7 +66,7 @@ func (x *Index) trim(ctx context.Context, shard int, epoch uint64, b64 string) e
 	k := &x.keys[shard]
 	for {
 		c := &call{
-			script: x.scripts.Load().trim, shard: shard, keys: []string{k.heads, k.deltaOf(b64), k.refs, k.garbage, k.pending},
+			script: x.scripts.Load().trim, shard: shard, keys: []string{k.heads, k.logOf(b64), k.refs, k.garbage, k.pending},
 			args: []any{strconv.FormatUint(epoch, 10), b64},
 		}
 		x.run(ctx, x.admin, []*call{c}) // the script asks for the server itself
@@ -76,30 +76,29 @@ func (x *Index) trim(ctx context.Context, shard int, epoch uint64, b64 string) e
 	}
 }
 
-// countDeltas counts the deltas in (start, stop] by pages. Runs below a fold's
-// stop do not change, unless another fold takes them, which then wins.
+// countDeltas counts the live deltas up to stop by pages; what earlier folds took has
+// been trimmed. Runs below a fold's stop stay where they are, unless another
+// fold takes them, which then wins.
 func (x *Index) countDeltas(ctx context.Context, shard int, epoch uint64, b64 string, s engine.Snapshot) (n int64, err error) {
 	const page = 5000
-	from := "(" + fixed(s.Start)
-	if s.Purged() { // whatever is live: an earlier fold has been trimmed
-		from = "-inf"
-	}
-	for {
-		c := x.readCall(shard, epoch, x.keys[shard].deltaOf(b64), "open", "ZRANGEBYSCORE", from, fixed(s.Stop), "LIMIT", "0", strconv.Itoa(page))
+	for from := 0; ; from += page {
+		c := x.readCall(shard, epoch, x.keys[shard].logOf(b64), "open", "LRANGE", strconv.Itoa(from), strconv.Itoa(from+page-1))
 		x.run(ctx, x.work, []*call{c})
 		if c.err != nil {
 			return 0, c.err
 		}
-		members := c.texts(0)
-		for _, m := range members {
-			r, err := parseMember(m)
+		entries := c.texts(0)
+		for _, entry := range entries {
+			r, err := parseRun(entry)
 			if err != nil {
 				return 0, fmt.Errorf("%w: %w", engine.ErrDamaged, err)
 			}
+			if s.Stop.Less(r.Last) {
+				return n, nil
+			}
 			n += int64(r.N)
-			from = "(" + fixed(r.Last)
 		}
-		if len(members) < page {
+		if len(entries) < page {
 			return n, nil
 		}
 	}

@@ -32,14 +32,14 @@ func TestFoldManyRuns(t *testing.T) {
 			if cut {
 				// The first script ran, the process died.
 				c := &call{
-					script: x.scripts.Load().fold, shard: shard, keys: []string{k.heads, k.deltaOf(b64), k.snapOf(b64), k.refs, k.garbage, k.pending, k.outbox, k.catalogs},
+					script: x.scripts.Load().fold, shard: shard, keys: []string{k.heads, k.logOf(b64), k.snapOf(b64), k.refs, k.garbage, k.pending, k.outbox, k.catalogs},
 					args: []any{"1", b64, "users", fixed(snap.Start), fixed(snap.Stop), "10", "20", snapMember(snap), "3000", "snap|0_0|" + snap.Stop.String() + "|"},
 				}
 				x.run(ctx, x.work, []*call{c})
 				if c.err != nil || c.text(0) != "1" {
 					t.Fatalf("got %+v", c)
 				}
-				if n := client.ZCard(ctx, k.deltaOf(b64)).Val(); n != 2500 {
+				if n := client.LLen(ctx, k.logOf(b64)).Val(); n != 2500 {
 					t.Fatalf("got %d runs, want 2500", n)
 				}
 			} else if err := x.Fold(ctx, f); err != nil {
@@ -65,8 +65,8 @@ func TestFoldManyRuns(t *testing.T) {
 			if err != nil || v.Snapshot != f.Snapshot || int64(len(v.Runs)) != left || v.Deltas != left || v.Bytes != left*180 {
 				t.Errorf("got %d runs, %d deltas of %d bytes, %+v, %v, want %d", len(v.Runs), v.Deltas, v.Bytes, v.Snapshot, err, left)
 			}
-			if n := client.ZCard(ctx, k.deltaOf(b64)).Val(); n != left {
-				t.Errorf("got %d members in the live log, want %d", n, left)
+			if n := client.LLen(ctx, k.logOf(b64)).Val(); n != left {
+				t.Errorf("got %d runs in the live log, want %d", n, left)
 			}
 			var counts []int64
 			batches, err := x.Next(ctx, 1, []int{shard}, 10_000)

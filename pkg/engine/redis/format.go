@@ -12,14 +12,16 @@ import (
 
 // Texts in the index.
 //
-// A version inside heads, plans and outbox entries is in fixed form,
+// A version inside heads, plans, live logs and outbox entries is in fixed form,
 // "1700000000000001": the second with ten digits, the number in it with six. The
-// order of such texts is the order of the versions, the text is the score of a
-// sorted set, and scripts need neither parse it nor calculate with it. As a score
-// it is an integer that a float64 holds exactly (until the year 2255), which a
-// compact sorted set stores in nine bytes and compares without parsing: with
-// "1700000000.000001" in its place a ZADD to 256 live runs cost 13.6 µs, not 4.2.
-// Members of sorted sets, which people read, have the usual form, 1700000000_1.
+// order of such texts is the order of the versions, and scripts need neither parse
+// them nor calculate with them. As a score it is an integer that a float64 holds exactly
+// (until the year 2255). Members of sorted sets, which people read, have the usual
+// form, 1700000000_1.
+//
+// A live log is a list: it only grows at its end and is shortened at its beginning, and
+// a run is found by its version in a dozen steps. A sorted set in its compact form looks
+// through all of itself, twice, for each run that is added.
 //
 //	head     {last}|{head}|{start}|{stop}|{doc}|{pack}|{runs}|{deltas}|{bytes}|{open}
 //	         last reserved and last committed version; the latest snapshot with the sizes of
@@ -32,8 +34,8 @@ import (
 //	         (1…) that were, by commas; the id, of a run that has one, is escaped as in a URL query
 //	id       p|{first}|{n}|{seg}|{fingerprint}   reserved;   c|{first}|{n}|{until ms}|{fingerprint}   committed;
 //	         the fingerprint is 16 bytes as they are
-//	member   delta|{type}|{path}|{version}|{seg}|{off}|{len}   a run of one
-//	         run|{n}|{first}|{last}|{seg}|{off}|{len}          a run of many
+//	log      {version}|delta|{type}|{path}|{seg}|{off}|{len}   a run of one
+//	         {last}|run|{n}|{first}|{seg}|{off}|{len}          a run of many
 //	outbox   field c: {ms}\n, then a line a run or a group of runs that follow one another:
 //	         {b64}|{first}|{last}|{count}|{bytes}|{writer}|{author}|{prev}|{live deltas}|{live bytes}|{doc}
 //	         field s: {ms}\n{b64}|{first}|{stop}|{count}|{doc}|||{start}|{live deltas}|{live bytes}|{doc}
@@ -147,21 +149,20 @@ func (p *parser) int(s string) int64 {
 	return n
 }
 
-// appendMember is the member of a run in its live log.
-func appendMember(b []byte, r *engine.Run, segment string) []byte {
+// appendRun is a run as its live log has it.
+func appendRun(b []byte, r *engine.Run, segment string) []byte {
+	b = appendFixed(b, r.Last)
 	if r.N == 1 {
-		b = append(b, "delta|"...)
+		b = append(b, "|delta|"...)
 		b = strconv.AppendUint(b, uint64(r.Type), 10)
 		b = append(b, '|')
 		b = append(b, r.Path...)
 	} else {
-		b = append(b, "run|"...)
+		b = append(b, "|run|"...)
 		b = strconv.AppendInt(b, int64(r.N), 10)
 		b = append(b, '|')
-		b = appendVersion(b, r.First)
+		b = appendFixed(b, r.First)
 	}
-	b = append(b, '|')
-	b = appendVersion(b, r.Last)
 	b = append(b, '|')
 	b = append(b, segment...)
 	b = append(b, '|')
@@ -170,38 +171,40 @@ func appendMember(b []byte, r *engine.Run, segment string) []byte {
 	return strconv.AppendInt(b, r.Len, 10)
 }
 
-// parseMember is the inverse of appendMember. Fields are taken from both ends,
+// parseRun is the inverse of appendRun. Fields are taken from both ends,
 // so that nothing a path may hold matters.
-func parseMember(m string) (r engine.Run, err error) {
-	fail := func() (engine.Run, error) { return engine.Run{}, fmt.Errorf("%q is not a run of the live log", m) }
-	kind, rest, ok := strings.Cut(m, "|")
-	if !ok {
-		return fail()
+func parseRun(text string) (r engine.Run, err error) {
+	fail := func() (engine.Run, error) {
+		return engine.Run{}, fmt.Errorf("%q is not a run of the live log", text)
 	}
-	var tail [4]string // version, segment, off, len
-	for i := 3; i >= 0; i-- {
+	var head [3]string // last version, kind, type or number
+	rest, ok := text, false
+	for i := range head {
+		if head[i], rest, ok = strings.Cut(rest, "|"); !ok {
+			return fail()
+		}
+	}
+	var tail [3]string // segment, off, len
+	for i := len(tail) - 1; i >= 0; i-- {
 		at := strings.LastIndexByte(rest, '|')
 		if at < 0 {
 			return fail()
 		}
 		tail[i], rest = rest[at+1:], rest[:at]
 	}
-	var errs [5]error
-	r.Last, errs[0] = engine.ParseVersion(tail[0])
-	r.Segment, errs[1] = engine.ParseSegmentID(tail[1])
-	r.Off, errs[2] = strconv.ParseInt(tail[2], 10, 64)
-	r.Len, errs[3] = strconv.ParseInt(tail[3], 10, 64)
-	first, second, ok := strings.Cut(rest, "|")
-	switch {
-	case !ok:
-		return fail()
-	case kind == "delta":
-		t, err := strconv.ParseUint(first, 10, 8)
+	var errs [6]error
+	r.Last, errs[0] = parseFixed(head[0])
+	r.Segment, errs[1] = engine.ParseSegmentID(tail[0])
+	r.Off, errs[2] = strconv.ParseInt(tail[1], 10, 64)
+	r.Len, errs[3] = strconv.ParseInt(tail[2], 10, 64)
+	switch head[1] {
+	case "delta":
+		t, err := strconv.ParseUint(head[2], 10, 8)
 		errs[4] = err
-		r.First, r.N, r.Type, r.Path = r.Last, 1, merge.Type(t), second
-	case kind == "run":
-		r.N, errs[4] = strconv.Atoi(first)
-		if r.First, err = engine.ParseVersion(second); err != nil || r.N < 1 {
+		r.First, r.N, r.Type, r.Path = r.Last, 1, merge.Type(t), rest
+	case "run":
+		r.N, errs[4] = strconv.Atoi(head[2])
+		if r.First, errs[5] = parseFixed(rest); r.N < 1 {
 			return fail()
 		}
 	default:

@@ -231,12 +231,11 @@ func (x *Index) Relocate(ctx context.Context, r engine.Relocate) ([]bool, error)
 				args: []any{strconv.FormatUint(r.Epoch, 10), to, strconv.Itoa(len(s.catalogs))},
 			}
 			for i := range s.catalogs {
-				c.keys, c.args = append(c.keys, k.deltaOf(s.catalogs[i].b64)), append(c.args, s.catalogs[i].b64)
+				c.keys, c.args = append(c.keys, k.logOf(s.catalogs[i].b64)), append(c.args, s.catalogs[i].b64)
 			}
 			for n, i := range s.runs {
 				m := &part[i]
-				c.args = append(c.args, strconv.Itoa(s.of[n]+1), fixed(m.First), m.First.String(), m.From.String(),
-					strconv.FormatInt(m.Off, 10), strconv.FormatInt(m.Len, 10))
+				c.args = append(c.args, strconv.Itoa(s.of[n]+1), fixed(m.First), m.From.String(), strconv.FormatInt(m.Off, 10), strconv.FormatInt(m.Len, 10))
 			}
 			calls[j] = c
 		}
@@ -319,7 +318,7 @@ func (x *Index) Empty(ctx context.Context, shard int, n uint64) error {
 		}
 		for _, name := range names {
 			b64 := encodeName(name)
-			c.keys = append(c.keys, k.deltaOf(b64), k.snapOf(b64))
+			c.keys = append(c.keys, k.logOf(b64), k.snapOf(b64))
 			c.args = append(c.args, name)
 		}
 		x.run(ctx, x.admin, []*call{c})

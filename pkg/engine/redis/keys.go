@@ -18,7 +18,7 @@ import (
 //	                           ~epoch → the shard's epoch: n|state|floor|mark|replid, state open,
 //	                           opening, or openempty: opening, and emptied in this epoch;
 //	                           ~events → 1 when commits, folds and restores write outbox entries
-//	p:{s}:delta:<b64>  ZSET    the live log: members below, score = version of the run's last delta
+//	p:{s}:log:<b64>    LIST    the live log: its runs in their order (format.go)
 //	p:{s}:snap:<b64>   ZSET    snap|{start}|{stop}|{doc bytes}|{pack bytes}, score = stop
 //	p:{s}:plan:<seg>   STRING  what the segment reserved in this shard (format.go); the receipt
 //	                           for ten minutes after the last of its runs was decided
@@ -42,8 +42,8 @@ const settingKey = "lake.setting"
 
 // shardKeys are the fixed keys of a shard, made once.
 type shardKeys struct {
-	prefix                                                                                 string // "lake:{9}:"
-	heads, pending, refs, garbage, outbox, catalogs, writers, delta, snap, plan, lease, id string // the last five lack their tail
+	prefix                                                                               string // "lake:{9}:"
+	heads, pending, refs, garbage, outbox, catalogs, writers, log, snap, plan, lease, id string // the last five lack their tail
 }
 
 // Fields of heads that are no catalogs; "~" is not in the base64 alphabet.
@@ -72,13 +72,13 @@ func makeShardKeys(prefix string) (all [engine.Shards]shardKeys) {
 		p := fmt.Sprintf("%s:{%x}:", prefix, s)
 		all[s] = shardKeys{
 			prefix: p, heads: p + "heads", pending: p + "pending", refs: p + "refs", garbage: p + "garbage", outbox: p + "outbox",
-			catalogs: p + "catalogs", writers: p + "writers", delta: p + "delta:", snap: p + "snap:", plan: p + "plan:", lease: p + "lease:", id: p + "id:",
+			catalogs: p + "catalogs", writers: p + "writers", log: p + "log:", snap: p + "snap:", plan: p + "plan:", lease: p + "lease:", id: p + "id:",
 		}
 	}
 	return all
 }
 
-func (k *shardKeys) deltaOf(b64 string) string    { return k.delta + b64 }
+func (k *shardKeys) logOf(b64 string) string      { return k.log + b64 }
 func (k *shardKeys) snapOf(b64 string) string     { return k.snap + b64 }
 func (k *shardKeys) planOf(segment string) string { return k.plan + segment }
 func (k *shardKeys) leaseOf(name string) string   { return k.lease + name }

@@ -23,7 +23,7 @@ func TestKeysGolden(t *testing.T) {
 	for _, name := range []string{"", "cluster"} {
 		keys := makeShardKeys(prefix(name))
 		k := &keys[engine.Shard("user")]
-		for _, key := range []string{k.heads, k.deltaOf(encodeName("user")), k.snapOf(encodeName("中文")), k.planOf("1/1700000000-abcdefgh-1"), k.pending, k.refs, k.garbage, k.outbox, k.catalogs, k.writers, k.leaseOf("relay"), k.idOf(encodeName("user"), "order-7"), cacheKey(prefix(name), "wal/000001/x.seg:0:100")} {
+		for _, key := range []string{k.heads, k.logOf(encodeName("user")), k.snapOf(encodeName("中文")), k.planOf("1/1700000000-abcdefgh-1"), k.pending, k.refs, k.garbage, k.outbox, k.catalogs, k.writers, k.leaseOf("relay"), k.idOf(encodeName("user"), "order-7"), cacheKey(prefix(name), "wal/000001/x.seg:0:100")} {
 			line("key", key)
 		}
 		line("key", keys[10].heads)
@@ -34,9 +34,9 @@ func TestKeysGolden(t *testing.T) {
 	line("fixed", fixed(first))
 	line("fixed", fixed(engine.Version{}))
 	one := engine.Run{First: first, Last: first, N: 1, Type: merge.MergePatch, Path: "/profile", Segment: id, Off: 10, Len: 180}
-	line("member", string(appendMember(nil, &one, id.String())))
+	line("log", string(appendRun(nil, &one, id.String())))
 	many := engine.Run{First: first, Last: first.Add(2), N: 3, Segment: id, Off: 190, Len: 500}
-	line("member", string(appendMember(nil, &many, id.String())))
+	line("log", string(appendRun(nil, &many, id.String())))
 	line("snapshot", snapMember(engine.Snapshot{Start: first, Stop: first.Add(2), DocBytes: 1, PackBytes: 2}))
 	line("plan line", string(appendPlanLine(nil, false, "dXNlcg==", &engine.CommitRun{First: first, N: 3, ID: "a|b c"})))
 	start, end := receipt(first, 3, [16]byte([]byte("0123456789abcdef")))
@@ -77,7 +77,7 @@ func TestFixedOrder(t *testing.T) {
 	}
 }
 
-func TestMembers(t *testing.T) {
+func TestRuns(t *testing.T) {
 	t.Parallel()
 	id := engine.SegmentID{Epoch: 12, Unix: 0, Writer: "zzzzzzz2", N: 1 << 60}
 	v := engine.Version{Sec: 1_700_000_000, Seq: 7}
@@ -87,13 +87,15 @@ func TestMembers(t *testing.T) {
 		{First: v, Last: v, N: 1, Type: merge.JSONPatch, Path: "/a|b|1|2", Segment: id, Off: 1, Len: 2},
 		{First: v, Last: v.Add(999_999), N: 1_000_000, Segment: id, Off: 5, Len: 6},
 	} {
-		m := string(appendMember(nil, &r, id.String()))
-		if got, err := parseMember(m); err != nil || got != r {
+		m := string(appendRun(nil, &r, id.String()))
+		if got, err := parseRun(m); err != nil || got != r {
 			t.Errorf("parse %q: got %+v, %v, want %+v", m, got, err, r)
 		}
 	}
-	for _, bad := range []string{"", "delta", "delta|", "delta|1|/|1_1|1/1-aaaaaaaa-1|0", "run|0|1_1|1_1|1/1-aaaaaaaa-1|0|0", "run|x|1_1|1_1|1/1-aaaaaaaa-1|0|0", "delta|300|/|1_1|1/1-aaaaaaaa-1|0|0", "dleta|1|/|1_1|1/1-aaaaaaaa-1|0|0", "delta|1|/|1_1|1/1-aaaaaaa-1|0|0", "delta|1|/|1_1|1/1-aaaaaaaa-1|x|0"} {
-		if r, err := parseMember(bad); err == nil {
+	for _, bad := range []string{"", "V", "V|delta", "V|delta|", "V|delta|1|/|1/1-aaaaaaaa-1|0", "V|run|0|V|1/1-aaaaaaaa-1|0|0", "V|run|x|V|1/1-aaaaaaaa-1|0|0", "V|run|2|1_1|1/1-aaaaaaaa-1|0|0", "V|delta|300|/|1/1-aaaaaaaa-1|0|0",
+		"V|dleta|1|/|1/1-aaaaaaaa-1|0|0", "V|delta|1|/|1/1-aaaaaaa-1|0|0", "V|delta|1|/|1/1-aaaaaaaa-1|x|0", "1_1|delta|1|/|1/1-aaaaaaaa-1|0|0", "delta|1|/|1_1|1/1-aaaaaaaa-1|0|0"} {
+		bad = strings.ReplaceAll(bad, "V", "1700000000000001")
+		if r, err := parseRun(bad); err == nil {
 			t.Errorf("parse %q: got %+v, want an error", bad, r)
 		}
 	}
@@ -101,16 +103,16 @@ func TestMembers(t *testing.T) {
 
 // FuzzTexts: nothing that may stand in a Redis makes the parsers panic.
 func FuzzTexts(f *testing.F) {
-	f.Add("delta|2|/profile|1700000000_1|1/1700000000-abcdefgh-1|0|180")
-	f.Add("run|3|1700000000_1|1700000000_3|1/1700000000-abcdefgh-1|0|180")
+	f.Add("1700000000000001|delta|2|/profile|1/1700000000-abcdefgh-1|0|180")
+	f.Add("1700000000000003|run|3|1700000000000001|1/1700000000-abcdefgh-1|0|180")
 	f.Add("snap|0_0|1700000000_1|10|20")
 	f.Add("1700000000000001|1700000000000001|0000000000000000|0000000000000000|0|0|1|1|180|1700000000123@1/1700000000-abcdefgh-1,")
 	f.Add("oc\ndXNlcg==|1|1700000000000001\ndXNlcg==|2|1700000000000002")
 	f.Add("1|open|0|1700000000123|abcdef")
 	f.Add("dXNlcg==|1700000000000001|1700000000000001|1|180|abcdefgh|me|0000000000000000|1|180|0")
 	f.Fuzz(func(t *testing.T, s string) {
-		if r, err := parseMember(s); err == nil && r.N == 1 {
-			if again, err := parseMember(string(appendMember(nil, &r, r.Segment.String()))); err != nil || again != r {
+		if r, err := parseRun(s); err == nil && r.N == 1 {
+			if again, err := parseRun(string(appendRun(nil, &r, r.Segment.String()))); err != nil || again != r {
 				t.Errorf("%q: got %+v, then %+v, %v", s, r, again, err)
 			}
 		}

@@ -116,19 +116,16 @@ func parseEvent(kind, line string) (engine.Event, error) {
 	}
 	p := parser{}
 	e := engine.Event{
-		V: 1, Catalog: name, Version: p.version(f[2]), Count: p.int(f[3]), Bytes: p.int(f[4]), Writer: f[5], Author: author,
+		V: 1, Catalog: name, First: p.version(f[1]), Version: p.version(f[2]), Count: p.int(f[3]), Bytes: p.int(f[4]), Writer: f[5], Author: author,
 		Prev: p.version(f[7]), LiveDeltas: p.int(f[8]), LiveBytes: p.int(f[9]), DocBytes: p.int(f[10]),
 	}
 	switch kind {
 	case "c":
-		e.Kind, e.First = engine.EventCommitted, p.version(f[1])
-	case "s", "p": // its first version was cut out of a member
-		if e.Kind = engine.EventSnapshotted; kind == "p" {
-			e.Kind = engine.EventPurged
-		}
-		if e.First, err = engine.ParseVersion(f[1]); err != nil {
-			return engine.Event{}, fmt.Errorf("event %q: %w", line, err)
-		}
+		e.Kind = engine.EventCommitted
+	case "s":
+		e.Kind = engine.EventSnapshotted
+	case "p":
+		e.Kind = engine.EventPurged
 	default:
 		return engine.Event{}, fmt.Errorf("an entry of kind %q", kind)
 	}

@@ -1,10 +1,14 @@
 package redis
 
 import (
+	"fmt"
 	"io/fs"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/jsonlake/lake/internal/testenv"
+	"github.com/jsonlake/lake/pkg/engine"
 )
 
 // TestScriptFiles holds the house rules of scripts: a header with KEYS, ARGV,
@@ -67,6 +71,32 @@ func TestScriptFiles(t *testing.T) {
 		}
 		if strings.Contains(text, "%.") {
 			t.Errorf("%s: formats a floating-point number", file)
+		}
+	}
+}
+
+// TestUpto: the place of a version in a live log of any length, be it there,
+// between two, before all or after all.
+func TestUpto(t *testing.T) {
+	t.Parallel()
+	client := testenv.Redis(t).Client(t)
+	source, err := scriptSource("upto.inc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source = "local sub = string.sub\n" + source + "\nreturn upto(KEYS[1], ARGV[1])"
+	at := func(n int) string { return fixed(engine.Version{Sec: 1_700_000_000, Seq: uint32(n)}) }
+	for _, size := range []int{0, 1, 2, 3, 7, 64, 300} {
+		key := fmt.Sprint("log", size)
+		for i := range size {
+			if err := client.RPush(t.Context(), key, at(2*i+2)+"|delta|2|/|1/1-aaaaaaaa-1|0|0").Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for n := range 2*size + 3 {
+			if got, err := client.Eval(t.Context(), source, []string{key}, at(n+1)).Int(); err != nil || got != min((n+1)/2, size) {
+				t.Errorf("%d runs: got %d, %v at or below %s, want %d", size, got, err, at(n+1), min((n+1)/2, size))
+			}
 		}
 	}
 }

@@ -32,7 +32,7 @@ func (x *Index) View(ctx context.Context, epoch uint64, catalog string, after en
 	}
 	k := &x.keys[shard]
 	c := &call{
-		script: x.scripts.Load().view, shard: shard, keys: []string{k.heads, k.deltaOf(b64), k.catalogs},
+		script: x.scripts.Load().view, shard: shard, keys: []string{k.heads, k.logOf(b64), k.catalogs},
 		args: []any{strconv.FormatUint(epoch, 10), b64, catalog, have},
 	}
 	x.run(ctx, x.work, []*call{c})
@@ -53,10 +53,10 @@ func (x *Index) View(ctx context.Context, epoch uint64, catalog string, after en
 	if err != nil {
 		return engine.View{}, err
 	}
-	if members := c.texts(3); len(members) > 0 {
-		v.Runs = make([]engine.Run, len(members))
-		for i, m := range members {
-			if v.Runs[i], err = parseMember(m); err != nil {
+	if entries := c.texts(3); len(entries) > 0 {
+		v.Runs = make([]engine.Run, len(entries))
+		for i, entry := range entries {
+			if v.Runs[i], err = parseRun(entry); err != nil {
 				return engine.View{}, damage(catalog, err.Error())
 			}
 		}

@@ -46,7 +46,7 @@ for c in pairs(changed) do
   if match(v, '^%d+|%d+|(%d+)', 69) ~= '0' then
     local stop = sub(v, 52, 67)
     v = trim(v, log, stop)
-    if redis.call('ZCOUNT', log, '-inf', stop) > 0 then more = more .. ARGV[3 + c] .. '\n' end
+    if upto(log, stop) > 0 then more = more .. ARGV[3 + c] .. '\n' end
   end
   set[#set + 1] = ARGV[3 + c]
   set[#set + 1] = v

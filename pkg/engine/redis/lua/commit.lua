@@ -7,8 +7,8 @@
 --       6 the same in the order of the groups, '' when that is the same order
 --       7…6+g catalogs of the groups (base64)
 --       then a group is the runs of one catalog, in order:
---       runs, ids, last version, deltas, bytes, start of its outbox line, then a
---       pair a run: score, member; then a pair an id: start and end of its receipt
+--       runs, ids, last version, deltas, bytes, start of its outbox line, then the
+--       runs as the log has them, then a pair an id: start and end of its receipt
 -- Returns {'OK', answers, plan}: answers '' when every group is committed, else a
 --       line a group: 'c' committed; 'w' and a segment: an older reservation is
 --       open; 'd' the head is lost; 'm' and the segment of the oldest
@@ -88,7 +88,7 @@ for i = 1, g do
     if complete then line = sub(line, 14 + #turn) end
     set[#set + 1] = field
     set[#set + 1] = sub(v, 1, 17) .. last .. sub(v, 34, 68) .. doc .. '|' .. pack .. format('|%d|', live + runs) .. counts .. '|' .. line
-    redis.call('ZADD', KEYS[6 + i], unpack(ARGV, p + 6, p + 5 + 2 * runs))
+    redis.call('RPUSH', KEYS[6 + i], unpack(ARGV, p + 6, p + 5 + runs))
     if prev == '0000000000000000' then
       if not names then
         names, fresh = {}, {}
@@ -101,14 +101,14 @@ for i = 1, g do
       out[#out + 1] = ARGV[p + 5] .. '|' .. prev .. '|' .. counts .. '|' .. doc
     end
     for j = 1, ids do
-      local at = p + 4 + 2 * runs + 2 * j
+      local at = p + 4 + runs + 2 * j
       redis.call('SET', KEYS[key + j], ARGV[at] .. (ms + 86400000) .. ARGV[at + 1], 'PX', 86400000)
     end
     for j = 1, #mine do done[number[mine[j]]] = true end
     written = written + runs
     answers[i] = 'c'
   end
-  p, key = p + 6 + 2 * runs + 2 * ids, key + ids
+  p, key = p + 6 + runs + 2 * ids, key + ids
 end
 
 if written > 0 then

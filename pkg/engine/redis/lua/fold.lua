@@ -29,18 +29,19 @@ local latest = sub(v, 52, 67)
 if latest >= stop then
   for _, m in ipairs(redis.call('ZRANGEBYSCORE', snaps, stop, stop)) do
     if find(m, ARGV[10], 1, true) == 1 then -- a repetition
-      return {'OK', redis.call('ZCOUNT', log, '-inf', latest) > 0 and '1' or ''}
+      return {'OK', upto(log, latest) > 0 and '1' or ''}
     end
   end
   return {'STALE'}
 end
 local purge = start == stop
-if not purge and latest ~= start or start > stop or redis.call('ZCOUNT', log, stop, stop) == 0 then return {'STALE'} end
-if redis.call('ZCOUNT', log, '-inf', latest) > 0 then return {'TRIM'} end
-local runs = redis.call('ZCOUNT', log, '-inf', stop)
+if not purge and latest ~= start or start > stop then return {'STALE'} end
+local runs = upto(log, stop)
+if runs == 0 or sub(redis.call('LINDEX', log, runs - 1), 1, 16) ~= stop then return {'STALE'} end
+local lowest = redis.call('LINDEX', log, 0)
+if sub(lowest, 1, 16) <= latest then return {'TRIM'} end
 if runs > 1000 and ARGV[9] == '' then return {'COUNT'} end
 
-local lowest = redis.call('ZRANGE', log, 0, 0)[1]
 local folded, left
 v = sub(v, 1, 34) .. start .. '|' .. stop .. '|' .. ARGV[6] .. '|' .. ARGV[7] .. match(v, '^%d+|%d+(|.*)$', 69)
 v, folded, left = trim(v, log, stop)
@@ -48,7 +49,7 @@ if ARGV[9] ~= '' then folded = ARGV[9] end
 redis.call('ZADD', snaps, stop, ARGV[8])
 redis.call('HSET', heads, '~epoch', marked, field, v)
 if events then
-  local first = match(lowest, '^run|%d+|([^|]+)|') or match(lowest, '|([^|]+)|[^|]*|%d+|%d+$')
+  local first = match(lowest, '^%d+|run|%d+|(%d+)|') or sub(lowest, 1, 16)
   local deltas, bytes = match(v, '^%d+|%d+|%d+|(%d+)|(%d+)|', 69)
   redis.call('XADD', outbox, '*', purge and 'p' or 's', ms .. '\n' .. field .. '|' .. first .. '|' .. stop .. '|' .. folded .. '|' .. ARGV[6] .. '|||'
     .. (purge and '0000000000000000' or start) .. '|' .. deltas .. '|' .. bytes .. '|' .. ARGV[6])

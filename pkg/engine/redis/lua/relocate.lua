@@ -1,11 +1,11 @@
 -- relocate: live runs stand in another segment now.
 -- KEYS  1 heads  2 refs  3 garbage  4 pending  5…4+k live logs
 -- ARGV  1 epoch  2 segment, '' to ask only  3 k  4…3+k catalogs (base64)
---       then six a run: number of its catalog (1…k), first version (fixed form),
---       the same as members have it, segment where it stands, new offset, new length
+--       then five a run: number of its catalog (1…k), first version (fixed form),
+--       segment where it stands, new offset, new length
 -- Returns {'OK', a character a run: 1 when it stands in the segment (to ask: where
 --       the call says), else 0}   {'EPOCH'}
--- Invariant: a run keeps its score and all that its member says but for the place;
+-- Invariant: a run keeps its turn and all that is said of it but for the place;
 -- the counts of segments and the bytes of heads follow.
 local find, match, sub = string.find, string.match, string.sub
 local heads, refs, garbage, pending = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -15,12 +15,16 @@ local h = redis.call('HMGET', heads, '~epoch', unpack(ARGV, 4, 3 + k))
 local shard = h[1]
 --#include work
 --#include since
+--#include upto
 local out, grown, moved = {}, {}, 0
-for i = 4 + k, #ARGV, 6 do
-  local c, from, ok = tonumber(ARGV[i]), ARGV[i + 3], '0'
-  local at = redis.call('ZRANGEBYSCORE', KEYS[4 + c], ARGV[i + 1], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-  local m = at[1]
-  if m and h[c + 1] and (match(m, '^run|%d+|([^|]+)|') or match(m, '|([^|]+)|[^|]*|%d+|%d+$')) == ARGV[i + 2] then
+for i = 4 + k, #ARGV, 5 do
+  local c, first, from, ok = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2], '0'
+  -- A run of one ends where it begins; one of many is the first that ends above it.
+  local log = KEYS[4 + c]
+  local at = upto(log, first)
+  local m = at > 0 and redis.call('LINDEX', log, at - 1)
+  if m and sub(m, 1, 16) == first then at = at - 1 else m = redis.call('LINDEX', log, at) end
+  if m and h[c + 1] and (match(m, '^%d+|run|%d+|(%d+)|') or sub(m, 1, 16)) == first then
     local kept, segment, len = match(m, '^(.*|)([^|]*)|%d+|(%d+)$')
     if to == '' then
       if segment == from then ok = '1' end
@@ -29,9 +33,8 @@ for i = 4 + k, #ARGV, 6 do
     elseif segment == from then
       ok = '1'
       moved = moved + 1
-      redis.call('ZREM', KEYS[4 + c], m)
-      redis.call('ZADD', KEYS[4 + c], at[2], kept .. to .. '|' .. ARGV[i + 4] .. '|' .. ARGV[i + 5])
-      grown[c] = (grown[c] or 0) + ARGV[i + 5] - len
+      redis.call('LSET', log, at, kept .. to .. '|' .. ARGV[i + 3] .. '|' .. ARGV[i + 4])
+      grown[c] = (grown[c] or 0) + ARGV[i + 4] - len
       if redis.call('HINCRBY', refs, from, -1) == 0 and not redis.call('ZSCORE', pending, from) then
         redis.call('HDEL', refs, from)
         redis.call('ZADD', garbage, since, from)

@@ -2,7 +2,7 @@
 -- KEYS  1 heads  2 refs  3 garbage  4 catalogs  5 outbox  6…5+k live logs
 -- ARGV  1 epoch  2 names of the catalogs, by line  3 k  4…3+k catalogs (base64)
 --       then nine a run: number of its catalog (1…k), first, last (fixed form),
---       deltas, bytes, segment, member, start of its outbox line, the version
+--       deltas, bytes, segment, its entry of the log, start of its outbox line, the version
 --       before it if it shall have an event although it is passed over, else ''
 -- Returns {'OK'}   {'DONE'} the shard is open already   {'EPOCH'}
 -- Invariant: what the shard holds is passed over; runs come ascending by version
@@ -29,7 +29,7 @@ for i = 4 + k, #ARGV, 9 do
     cats[c] = cat
   end
   if first > cat.head then
-    redis.call('ZADD', KEYS[5 + c], last, ARGV[i + 6])
+    redis.call('RPUSH', KEYS[5 + c], ARGV[i + 6])
     if cat.head == '0000000000000000' then
       if not names then
         names = {}

@@ -4,13 +4,14 @@
 -- pending and ms. A segment whose last run leaves becomes garbage, unless runs
 -- of it are undecided: then its count stays at zero until they are.
 --#include since
+--#include upto
 local function trim(v, log, stop)
-  local members = redis.call('ZRANGEBYSCORE', log, '-inf', stop, 'LIMIT', 0, 1000)
-  if #members == 0 then return v, 0, 0 end
+  local n = math.min(upto(log, stop), 1000)
+  if n == 0 then return v, 0, 0 end
   local deltas, bytes, segments, counts = 0, 0, {}, {}
-  for _, m in ipairs(members) do
+  for _, m in ipairs(redis.call('LRANGE', log, 0, n - 1)) do
     local segment, len = match(m, '|([^|]*)|%d+|(%d+)$')
-    deltas = deltas + (match(m, '^run|(%d+)|') or 1)
+    deltas = deltas + (match(m, '^%d+|run|(%d+)|') or 1)
     bytes = bytes + len
     if not counts[segment] then
       segments[#segments + 1] = segment
@@ -18,7 +19,7 @@ local function trim(v, log, stop)
     end
     counts[segment] = counts[segment] + 1
   end
-  redis.call('ZREMRANGEBYRANK', log, 0, #members - 1)
+  redis.call('LTRIM', log, n, -1)
   for _, segment in ipairs(segments) do
     -- Below zero the count was lost: better kept for ever than deleted too early.
     if redis.call('HINCRBY', refs, segment, -counts[segment]) == 0 and not redis.call('ZSCORE', pending, segment) then
@@ -28,6 +29,6 @@ local function trim(v, log, stop)
   end
   local runs, live, size, open = match(v, '^%d+|%d+|(%d+)|(%d+)|(%d+)|(.*)$', 69)
   local upto = select(2, find(v, '^%d+|%d+|', 69))
-  v = sub(v, 1, upto) .. (runs - #members) .. '|' .. (live - deltas) .. '|' .. (size - bytes) .. '|' .. open
-  return v, deltas, #members
+  v = sub(v, 1, upto) .. (runs - n) .. '|' .. (live - deltas) .. '|' .. (size - bytes) .. '|' .. open
+  return v, deltas, n
 end

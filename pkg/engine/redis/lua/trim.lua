@@ -24,4 +24,4 @@ local ms = time[1] .. sub(1000000 + time[2], 2, 4)
 local stop = sub(v, 52, 67)
 v = trim(v, log, stop)
 redis.call('HSET', heads, field, v)
-return {'OK', redis.call('ZCOUNT', log, '-inf', stop) > 0 and '1' or ''}
+return {'OK', upto(log, stop) > 0 and '1' or ''}
