@@ -61,8 +61,8 @@ type Config struct {
 	MaxInflight     int           `help:"Segments on their way to the bucket at once." default:"8" group:"Tuning"`
 	Linger          time.Duration `help:"How long a group commit waits for company although it could leave." default:"0s" group:"Tuning"`
 	PutTimeout      time.Duration `help:"How long the put of a segment is tried, plus a second a MiB." default:"8s" group:"Tuning"`
-	FoldDeltas      int64         `help:"A snapshot is due at max(this, document bytes / 256) deltas." default:"256" group:"Tuning"`
-	FoldBytes       int64         `help:"A snapshot is due at max(this, document bytes / 4) bytes of deltas." default:"65536" group:"Tuning"`
+	FoldDeltas      int64         `help:"A snapshot is due at max(this, document bytes / 256) deltas, or up to a quarter less, by catalog." default:"512" group:"Tuning"`
+	FoldBytes       int64         `help:"A snapshot is due at max(this, document bytes / 4) bytes of deltas, or up to a quarter less, by catalog." default:"131072" group:"Tuning"`
 	FoldAge         time.Duration `help:"A snapshot is due when the oldest delta is older." default:"24h" group:"Tuning"`
 	RequeueEvery    time.Duration `help:"How often catalogs are looked through for snapshots that no event announced." default:"10m" group:"Tuning"`
 }

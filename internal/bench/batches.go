@@ -347,13 +347,12 @@ func (b *bench) p5folding(ctx context.Context, form string) error {
 // drain waits until the catalogs' logs are short enough, at most a minute.
 func (b *bench) drain(ctx context.Context, to batcher, w *batchers) (float64, error) {
 	begin := time.Now()
-	policy := engine.Policy{MinDeltas: 256, MinBytes: 64 << 10} // the defaults
 	for {
 		infos, err := to.Catalogs(ctx, w.catalog(0)[:len(w.catalog(0))-6], "", 1000)
 		if err != nil {
 			return 0, err
 		}
-		due := slices.ContainsFunc(infos, func(i engine.CatalogInfo) bool { return policy.Due(i.Deltas, 0, i.Bytes, 0) })
+		due := slices.ContainsFunc(infos, func(i engine.CatalogInfo) bool { return engine.Policy{}.Due(i.Catalog, i.Deltas, 0, i.Bytes, 0) })
 		took := time.Since(begin)
 		if !due || took > time.Minute {
 			return took.Seconds(), nil

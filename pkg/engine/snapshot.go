@@ -232,7 +232,7 @@ func (e *Engine) Due(ctx context.Context, catalog string) (bool, error) {
 	if lastPurge(v.Runs) >= 0 {
 		return true, nil
 	}
-	return e.opts.Policy.Due(v.Deltas, v.Bytes, v.Snapshot.DocBytes, v.Now.Sub(v.Runs[0].First.Time())), nil
+	return e.opts.Policy.Due(catalog, v.Deltas, v.Bytes, v.Snapshot.DocBytes, v.Now.Sub(v.Runs[0].First.Time())), nil
 }
 
 // folder folds, in the writing process, what it wrote: for a lake that is used
