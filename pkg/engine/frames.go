@@ -40,7 +40,7 @@ type store struct {
 	waiting atomic.Int64 // bytes in queue
 
 	mu     sync.Mutex
-	ranged map[SegmentID]bool // a range of it was fetched; true: what comes next is a range, too
+	wholes map[SegmentID]*whole
 }
 
 const (
@@ -55,14 +55,14 @@ const (
 	sickFor = time.Second
 	// sharedBatch is how many values are asked for at once.
 	sharedBatch = 512
-	// maxRanged is how many segments are remembered of which a range was fetched.
-	maxRanged = 1 << 14
+	// maxWholes is how many segments are remembered of which something was fetched.
+	maxWholes = 1 << 14
 )
 
 func newStore(objects Objects, o *Options) *store {
 	s := &store{
 		objects: objects, shared: o.Cache, ttl: o.CacheTTL, hooks: &o.Hooks,
-		loads: semaphore.NewWeighted(int64(o.MaxLoads)), queue: make(chan []CacheEntry, 256), ranged: map[SegmentID]bool{},
+		loads: semaphore.NewWeighted(int64(o.MaxLoads)), queue: make(chan []CacheEntry, 256), wholes: map[SegmentID]*whole{},
 	}
 	if o.FrameCache > 0 {
 		const overhead = 128 // of an entry, bytes, roughly
@@ -277,8 +277,8 @@ func (s *store) keepFrames(seg *segment, data []byte) {
 }
 
 // loadRuns fetches and decodes runs into frames, at most parallel objects of
-// the bucket at once.
-func (s *store) loadRuns(ctx context.Context, catalog string, runs []Run, frames []codec.Frame, parallel int) error {
+// the bucket at once; fold: other catalogs of their segments will follow.
+func (s *store) loadRuns(ctx context.Context, catalog string, runs []Run, frames []codec.Frame, parallel int, fold bool) error {
 	t := trace.FromContext(ctx)
 	begin := t.Now()
 	keys := make([]string, len(runs))
@@ -302,7 +302,7 @@ func (s *store) loadRuns(ctx context.Context, catalog string, runs []Run, frames
 	fs := fetches(runs, missing)
 	g, gctx := newTasks(ctx, parallel)
 	for _, f := range fs {
-		g.add(func() error { return s.fetchRuns(gctx, catalog, runs, keys, f, frames) })
+		g.add(func() error { return s.fetchRuns(gctx, catalog, runs, keys, f, frames, fold) })
 	}
 	err := g.wait()
 	t.Step("Load", begin).Int("runs", int64(len(runs))).Int("memory", int64(inMemory)).Int("shared", int64(shared)).Int("gets", int64(len(fs)))
@@ -384,60 +384,125 @@ func fetches(runs []Run, wanted []int) []fetch {
 	return fs
 }
 
-// getWhole tells whether to get all of a segment where a range would do, and
-// remembers the answer. Catalogs that are written together share their segments: a
-// process that folds or reads a thousand of them would get each segment a thousand
-// times, a small range each. So the second range is the whole segment. gotWhole says what
-// came of it.
-func (s *store) getWhole(f *fetch) bool {
+// whole is a segment of which something was fetched before.
+type whole struct {
+	large bool    // not kept: what comes next is a range, too
+	get   *getAll // under way
+}
+
+// getAll is one GET of all of a segment, for everybody who needs something of it
+// meanwhile.
+type getAll struct {
+	done chan struct{}
+	b    []byte // once done is closed; nil: it failed
+}
+
+// claim tells how to get some runs of a segment: all of it (lead is theirs to end), or as
+// somebody else's GET of all of it gives it (join), or else just their range.
+//
+// Catalogs that are written together share their segments: a process that folds or
+// reads a thousand of them would get each segment a thousand times, a small range
+// each. So the second time it is all of it; for a fold, after which others come, the
+// first time.
+func (s *store) claim(f *fetch, fold bool) (lead, join *getAll) {
 	if s.memory == nil || f.to > maxInMemory {
-		return false
+		return nil, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	only, before := s.ranged[f.segment]
-	if !before && len(s.ranged) >= maxRanged {
-		clear(s.ranged) // a bound, not a promise
+	w := s.wholes[f.segment]
+	if w == nil {
+		if len(s.wholes) >= maxWholes {
+			clear(s.wholes) // a bound, not a promise
+		}
+		w = &whole{}
+		s.wholes[f.segment] = w
+		if !fold {
+			return nil, nil
+		}
 	}
-	s.ranged[f.segment] = before // who comes meanwhile gets its range
-	return before && !only
+	switch {
+	case w.large:
+		return nil, nil
+	case w.get != nil:
+		return nil, w.get
+	}
+	w.get = &getAll{done: make(chan struct{})}
+	return w.get, nil
 }
 
-// gotWhole keeps a segment, unless it is too large: then its ranges are fetched.
-func (s *store) gotWhole(f *fetch, key string, b []byte) (kept bool) {
-	if len(b) > maxInMemory {
-		return false
+// got ends a GET of all of a segment and keeps what it gave, unless that is too
+// large: then ranges are fetched.
+func (s *store) got(f *fetch, key string, g *getAll, b []byte) (kept bool) {
+	kept = b != nil && len(b) <= maxInMemory
+	if kept {
+		s.remember(key, b)
 	}
-	s.remember(key, b)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.ranged, f.segment)
-	return true
+	if w := s.wholes[f.segment]; w != nil && w.get == g {
+		w.get, w.large = nil, b != nil && !kept
+		if kept {
+			delete(s.wholes, f.segment)
+		}
+	}
+	g.b = b
+	close(g.done)
+	return kept
 }
 
-func (s *store) fetchRuns(ctx context.Context, catalog string, runs []Run, keys []string, f fetch, frames []codec.Frame) error {
+// fetched gives bytes of a segment in which all runs of a fetch stand, and where they
+// begin in it. kept: they are all of the segment, and in memory.
+func (s *store) fetched(ctx context.Context, key string, f *fetch, fold bool) (b []byte, off int64, kept bool, err error) {
+	if s.memory != nil {
+		// Got by somebody else since this one looked?
+		if b, found := s.memory.GetIfPresent(key); found && f.to <= int64(len(b)) {
+			return b, 0, true, nil
+		}
+	}
+	lead, join := s.claim(f, fold)
+	if join != nil {
+		select {
+		case <-join.done:
+			if f.to <= int64(len(join.b)) {
+				return join.b, 0, len(join.b) <= maxInMemory, nil
+			}
+		case <-ctx.Done():
+			return nil, 0, false, context.Cause(ctx)
+		}
+	}
+	if lead != nil {
+		b, err = s.get(ctx, key, 0, -1)
+		if err != nil {
+			b = nil
+		}
+		kept = s.got(f, key, lead, b)
+		if err == nil && int64(len(b)) < f.to {
+			err = fmt.Errorf("%w: get %s: %d bytes, of which %d to %d are needed", ErrDamaged, key, len(b), f.off, f.to)
+		}
+		return b, 0, kept, err
+	}
+	b, err = s.get(ctx, key, f.off, f.to-f.off)
+	if err == nil && int64(len(b)) != f.to-f.off {
+		err = fmt.Errorf("%w: get %s: %d bytes, of which %d to %d are needed", ErrDamaged, key, len(b), 0, f.to-f.off)
+	}
+	return b, f.off, false, err
+}
+
+func (s *store) fetchRuns(ctx context.Context, catalog string, runs []Run, keys []string, f fetch, frames []codec.Frame, fold bool) error {
 	key := f.segment.Key()
-	whole := s.getWhole(&f)
-	off, length := f.off, f.to-f.off
-	if whole {
-		off, length = 0, -1
-	}
-	b, err := s.get(ctx, key, off, length)
+	b, off, kept, err := s.fetched(ctx, key, &f, fold)
 	if err != nil {
 		return fmt.Errorf("load run %s of catalog %q: %w", runs[f.runs[0]].First, catalog, err)
 	}
-	if n := int64(len(b)); !whole && n != length || whole && n < f.to {
-		return fmt.Errorf("%w: get %s: %d bytes, of which %d to %d are needed", ErrDamaged, key, n, f.off-off, f.to-off)
-	}
-	kept := whole && s.gotWhole(&f, key, b)
-	entries := make([]CacheEntry, 0, len(f.runs))
+	var entries []CacheEntry
 	for _, i := range f.runs {
 		r := &runs[i]
 		frame := b[r.Off-off : r.Off-off+r.Len]
 		if err := decodeRunFrame(catalog, r, frame, &frames[i]); err != nil {
 			return fmt.Errorf("%s at byte %d: %w", key, r.Off, err)
 		}
-		if s.memory == nil && s.shared == nil || len(frame) > maxInMemory {
+		if s.shared == nil && (s.memory == nil || kept) || len(frame) > maxInMemory {
 			continue
 		}
 		frame = bytes.Clone(frame) // what is kept must not keep what was read beside it

@@ -15,19 +15,22 @@ import (
 	"github.com/jsonlake/lake/pkg/engine/memory"
 )
 
-// A process that folds many catalogs that were written together, and has none of
-// their frames, gets each segment they share a few times, not once a catalog. What
-// is too large to be kept whole is fetched by ranges.
+// A process that folds many catalogs that were written together, some at a time, and
+// has none of their frames, gets each segment they share once, not once a catalog; one
+// that reads them twice. What is too large to be kept whole is fetched by ranges.
 func TestSharedSegmentsAreFetchedOnce(t *testing.T) {
 	t.Parallel()
 	const catalogs, rounds = 40, 6
 	for _, tc := range []struct {
 		name string
 		pad  int // of each body; it does not compress to nothing
+		read bool
 		most int // gets of a segment
 	}{
-		{"small", 100, 2},
-		{"too large to keep", 60 << 10, 1 + catalogs},
+		{"small", 100, false, 1},
+		{"small, read", 100, true, 2},
+		{"too large to keep", 60 << 10, false, catalogs},
+		{"too large to keep, read", 60 << 10, true, 1 + catalogs},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -67,17 +70,27 @@ func TestSharedSegmentsAreFetchedOnce(t *testing.T) {
 				}
 				return false, nil
 			})
-			for c := range catalogs {
-				catalog := fmt.Sprintf("c%d", c)
-				if r, err := folder.Fold(t.Context(), catalog); err != nil || r.Deltas != rounds {
-					t.Fatalf("fold %s: %+v, %v", catalog, r, err)
-				}
-				if got := read(t, folder, catalog); got != want[c] {
-					t.Fatalf("%s is %.80s, want %.80s", catalog, got, want[c])
-				}
+			var wg sync.WaitGroup
+			for worker := range 4 {
+				wg.Go(func() {
+					for c := worker; c < catalogs; c += 4 {
+						catalog := fmt.Sprintf("c%d", c)
+						if !tc.read {
+							if r, err := folder.Fold(t.Context(), catalog); err != nil || r.Deltas != rounds {
+								t.Errorf("fold %s: %+v, %v", catalog, r, err)
+								return
+							}
+						}
+						if r, err := folder.Read(t.Context(), engine.ReadRequest{Catalog: catalog}); err != nil || string(r.Body) != want[c] {
+							t.Errorf("%s is %.80s, %v, want %.80s", catalog, r.Body, err, want[c])
+							return
+						}
+					}
+				})
 			}
+			wg.Wait()
 			if got := gets.Load(); got > int64(tc.most*segments) {
-				t.Errorf("folding %d catalogs took %d gets of %d segments, want at most %d of each", catalogs, got, segments, tc.most)
+				t.Errorf("%d catalogs took %d gets of %d segments, want at most %d of each", catalogs, got, segments, tc.most)
 			}
 		})
 	}

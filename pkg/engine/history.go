@@ -119,7 +119,7 @@ func (s *stretch) entry(i int) LogEntry {
 
 // liveStretch loads runs of the live log.
 func (e *Engine) liveStretch(ctx context.Context, catalog string, v View, runs []Run) (*stretch, error) {
-	m, err := e.load(ctx, catalog, nil, v.Snapshot, runs)
+	m, err := e.load(ctx, catalog, nil, v.Snapshot, runs, false)
 	if err != nil {
 		return nil, err
 	}
@@ -356,7 +356,7 @@ func (e *Engine) findID(ctx context.Context, catalog, id string) (first Version,
 		}
 		return !found
 	}
-	m, err := e.load(ctx, catalog, &document{}, v.Snapshot, v.Runs)
+	m, err := e.load(ctx, catalog, &document{}, v.Snapshot, v.Runs, false)
 	if err != nil {
 		return Version{}, 0, err
 	}

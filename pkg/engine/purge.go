@@ -212,7 +212,7 @@ func lastPurge(runs []Run) int {
 func (e *Engine) foldPurge(ctx context.Context, n uint64, catalog string, v View, i int) (FoldResult, error) {
 	start := time.Now()
 	at := v.Runs[i].Last
-	m, err := e.load(ctx, catalog, &document{}, v.Snapshot, v.Runs[i:i+1])
+	m, err := e.load(ctx, catalog, &document{}, v.Snapshot, v.Runs[i:i+1], false)
 	if err != nil {
 		return FoldResult{}, fmt.Errorf("fold %q: %w", catalog, err)
 	}

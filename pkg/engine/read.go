@@ -359,7 +359,7 @@ func (e *Engine) materialise(ctx context.Context, l *List) (*document, error) {
 
 // assemble loads and merges the document of a list.
 func (e *Engine) assemble(ctx context.Context, l *List) (*document, error) {
-	m, err := e.load(ctx, l.Catalog, l.base, l.Snapshot, l.Runs)
+	m, err := e.load(ctx, l.Catalog, l.base, l.Snapshot, l.Runs, false)
 	if err != nil {
 		return nil, err
 	}
@@ -393,8 +393,9 @@ type loaded struct {
 }
 
 // load fetches the snapshot (unless a cached document stands in for it) and
-// the runs after it, at most Options.Loads objects of the bucket at once.
-func (e *Engine) load(ctx context.Context, catalog string, cached *document, snap Snapshot, runs []Run) (*loaded, error) {
+// the runs after it, at most Options.Loads objects of the bucket at once. fold: what
+// is fetched is of use to those that are folded next.
+func (e *Engine) load(ctx context.Context, catalog string, cached *document, snap Snapshot, runs []Run, fold bool) (*loaded, error) {
 	m := &loaded{frames: make([]codec.Frame, len(runs))}
 	g, gctx := newTasks(ctx, 0)
 	switch {
@@ -407,7 +408,7 @@ func (e *Engine) load(ctx context.Context, catalog string, cached *document, sna
 		})
 	}
 	if len(runs) > 0 {
-		g.add(func() error { return e.store.loadRuns(gctx, catalog, runs, m.frames, e.opts.Loads) })
+		g.add(func() error { return e.store.loadRuns(gctx, catalog, runs, m.frames, e.opts.Loads, fold) })
 	}
 	if err := g.wait(); err != nil {
 		return nil, err

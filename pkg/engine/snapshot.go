@@ -57,7 +57,7 @@ func (e *Engine) Fold(ctx context.Context, catalog string) (FoldResult, error) {
 	if d := e.docs.get(catalog); d != nil && d.version == v.Snapshot.Stop {
 		cached = d
 	}
-	m, err := e.load(ctx, catalog, cached, v.Snapshot, runs)
+	m, err := e.load(ctx, catalog, cached, v.Snapshot, runs, true)
 	if errors.Is(err, ErrNotExist) {
 		// Purged, or folded and given up, since the view was taken? It is damage only
 		// where the index says no.
