@@ -101,21 +101,13 @@ func (s *store) recall(key string) (b []byte, found bool) {
 	return b, found
 }
 
-// recallRun gives the frame of a run: its own, or what stands in the segment.
-func (s *store) recallRun(key, object string, r *Run) (b []byte, found bool) {
+// recallSegment gives a segment that is in memory whole, else nil.
+func (s *store) recallSegment(object string) []byte {
 	if s.memory == nil {
-		return nil, false
+		return nil
 	}
-	if b, found = s.memory.GetIfPresent(key); !found {
-		var all []byte
-		if all, found = s.memory.GetIfPresent(object); found {
-			if found = r.Off+r.Len <= int64(len(all)); found {
-				b = all[r.Off : r.Off+r.Len : r.Off+r.Len]
-			}
-		}
-	}
-	s.hooks.cacheLookup("frame", found)
-	return b, found
+	b, _ := s.memory.GetIfPresent(object)
+	return b
 }
 
 func (s *store) forget(key string) {
@@ -257,20 +249,27 @@ func (s *store) keep(key string, b []byte) {
 	}
 }
 
-// keepFrames puts the frames of a segment that was just put into the caches: who
-// reads its catalogs next needs them.
+// keepFrames puts a segment that was just put into the caches: who reads its
+// catalogs next needs it. The bytes must not change any more.
 func (s *store) keepFrames(seg *segment, data []byte) {
-	if s.memory == nil && !s.well() {
+	object := seg.id.Key()
+	whole := len(data) <= maxInMemory
+	if whole {
+		s.remember(object, data)
+	}
+	if !s.well() && (whole || s.memory == nil) {
 		return
 	}
-	object := seg.id.Key()
 	entries := make([]CacheEntry, 0, len(seg.runs))
 	for _, r := range seg.runs {
 		if r.len > maxInMemory {
 			continue
 		}
-		e := CacheEntry{Key: cacheKey(object, r.off, r.len), Value: bytes.Clone(data[r.off : r.off+r.len])}
-		s.remember(e.Key, e.Value)
+		e := CacheEntry{Key: cacheKey(object, r.off, r.len), Value: data[r.off : r.off+r.len : r.off+r.len]}
+		if !whole {
+			e.Value = bytes.Clone(e.Value) // what is kept must not keep what stands beside it
+			s.remember(e.Key, e.Value)
+		}
 		entries = append(entries, e)
 	}
 	s.share(entries)
@@ -285,12 +284,23 @@ func (s *store) loadRuns(ctx context.Context, catalog string, runs []Run, frames
 	missing := make([]int, 0, len(runs))
 	var segment SegmentID
 	var object string
+	var all []byte
 	for i := range runs {
-		if r := &runs[i]; i == 0 || r.Segment != segment {
+		r := &runs[i]
+		if i == 0 || r.Segment != segment {
 			segment, object = r.Segment, r.Segment.Key()
+			all = s.recallSegment(object)
 		}
-		keys[i] = cacheKey(object, runs[i].Off, runs[i].Len)
-		if b, found := s.recallRun(keys[i], object, &runs[i]); !found || decodeRunFrame(catalog, &runs[i], b, &frames[i]) != nil {
+		if end := r.Off + r.Len; end <= int64(len(all)) {
+			if decodeRunFrame(catalog, r, all[r.Off:end:end], &frames[i]) == nil {
+				s.hooks.cacheLookup("frame", true)
+				continue
+			}
+			s.forget(object)
+			all = nil
+		}
+		keys[i] = cacheKey(object, r.Off, r.Len)
+		if b, found := s.recall(keys[i]); !found || decodeRunFrame(catalog, r, b, &frames[i]) != nil {
 			missing = append(missing, i)
 		}
 	}
@@ -454,11 +464,9 @@ func (s *store) got(f *fetch, key string, g *getAll, b []byte) (kept bool) {
 // fetched gives bytes of a segment in which all runs of a fetch stand, and where they
 // begin in it. kept: they are all of the segment, and in memory.
 func (s *store) fetched(ctx context.Context, key string, f *fetch, fold bool) (b []byte, off int64, kept bool, err error) {
-	if s.memory != nil {
-		// Got by somebody else since this one looked?
-		if b, found := s.memory.GetIfPresent(key); found && f.to <= int64(len(b)) {
-			return b, 0, true, nil
-		}
+	// Got by somebody else since this one looked?
+	if b := s.recallSegment(key); f.to <= int64(len(b)) {
+		return b, 0, true, nil
 	}
 	lead, join := s.claim(f, fold)
 	if join != nil {

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -94,6 +95,66 @@ func TestSharedSegmentsAreFetchedOnce(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A segment is kept whole though only some of it was looked at: what was damaged on its
+// way is got again.
+func TestDamagedCopyIsGotAgain(t *testing.T) {
+	t.Parallel()
+	index, objects := memory.NewIndex(memory.Options{}), &damaging{Objects: memory.NewObjects()}
+	open := func() *engine.Engine {
+		e, err := engine.New(t.Context(), index, objects, engine.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = e.Close(context.WithoutCancel(t.Context())) })
+		return e
+	}
+	writer := open()
+	const catalogs = 8
+	var wg sync.WaitGroup
+	for c := range catalogs {
+		wg.Go(func() {
+			if _, err := writer.Write(t.Context(), engine.WriteRequest{Catalog: fmt.Sprintf("c%d", c), MergeType: engine.MergeTypeReplace, Body: []byte(`"` + noise(c, 500) + `"`)}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	folder := open()
+	objects.damage.Store(true)
+	for c := range catalogs {
+		// The first of each segment may meet the damage itself; then it is told, and goes away.
+		_, err := folder.Fold(t.Context(), fmt.Sprintf("c%d", c))
+		if errors.Is(err, engine.ErrDamaged) {
+			_, err = folder.Fold(t.Context(), fmt.Sprintf("c%d", c))
+		}
+		if err != nil {
+			t.Errorf("fold c%d: %v", c, err)
+		}
+	}
+	if objects.damaged.Load() == 0 {
+		t.Error("nothing was damaged")
+	}
+}
+
+// damaging objects damage the end of each segment the first time they are read whole.
+type damaging struct {
+	engine.Objects
+	damage  atomic.Bool
+	seen    sync.Map
+	damaged atomic.Int64
+}
+
+func (d *damaging) Get(ctx context.Context, key string) ([]byte, error) {
+	b, err := d.Objects.Get(ctx, key)
+	if err == nil && d.damage.Load() && strings.HasPrefix(key, "wal/") {
+		if _, before := d.seen.LoadOrStore(key, true); !before {
+			b[len(b)-100]++
+			d.damaged.Add(1)
+		}
+	}
+	return b, err
 }
 
 // Frames are given to the shared cache before the commit makes them visible. Nothing

@@ -2,6 +2,7 @@ package redis
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -214,6 +215,9 @@ func parseRun(text string) (r engine.Run, err error) {
 		if err != nil {
 			return fail()
 		}
+	}
+	if r.Off < 0 || r.Len < 0 || r.Off > math.MaxInt64-r.Len {
+		return fail()
 	}
 	return r, nil
 }

@@ -93,7 +93,7 @@ func TestRuns(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"", "V", "V|delta", "V|delta|", "V|delta|1|/|1/1-aaaaaaaa-1|0", "V|run|0|V|1/1-aaaaaaaa-1|0|0", "V|run|x|V|1/1-aaaaaaaa-1|0|0", "V|run|2|1_1|1/1-aaaaaaaa-1|0|0", "V|delta|300|/|1/1-aaaaaaaa-1|0|0",
-		"V|dleta|1|/|1/1-aaaaaaaa-1|0|0", "V|delta|1|/|1/1-aaaaaaa-1|0|0", "V|delta|1|/|1/1-aaaaaaaa-1|x|0", "1_1|delta|1|/|1/1-aaaaaaaa-1|0|0", "delta|1|/|1_1|1/1-aaaaaaaa-1|0|0"} {
+		"V|dleta|1|/|1/1-aaaaaaaa-1|0|0", "V|delta|1|/|1/1-aaaaaaa-1|0|0", "V|delta|1|/|1/1-aaaaaaaa-1|x|0", "V|delta|1|/|1/1-aaaaaaaa-1|-1|2", "V|delta|1|/|1/1-aaaaaaaa-1|9223372036854775807|1", "1_1|delta|1|/|1/1-aaaaaaaa-1|0|0", "delta|1|/|1_1|1/1-aaaaaaaa-1|0|0"} {
 		bad = strings.ReplaceAll(bad, "V", "1700000000000001")
 		if r, err := parseRun(bad); err == nil {
 			t.Errorf("parse %q: got %+v, want an error", bad, r)
