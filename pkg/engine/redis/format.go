@@ -73,12 +73,6 @@ func appendPadded(b []byte, n uint64, width int) []byte {
 	return b
 }
 
-func appendVersion(b []byte, v engine.Version) []byte {
-	b = strconv.AppendInt(b, v.Sec, 10)
-	b = append(b, '_')
-	return strconv.AppendUint(b, uint64(v.Seq), 10)
-}
-
 func parseFixed(s string) (engine.Version, error) {
 	if len(s) != fixedLen {
 		return engine.Version{}, fmt.Errorf("%q is not a version in fixed form", s)
