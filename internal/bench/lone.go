@@ -60,7 +60,7 @@ func (b *bench) p4(ctx context.Context) error {
 				return nil, fmt.Errorf("append and fdatasync: %w", err)
 			}
 			before := l.mark()
-			load, err := sound(closed(ctx, 1, b.warmup(), b.Duration, w.write))
+			load, err := sound(closed(ctx, 1, b.warmup(), b.brief(), w.write))
 			if err != nil {
 				return nil, err
 			}

@@ -124,7 +124,7 @@ func (b *bench) p6form(ctx context.Context, form string) error {
 			if err != nil {
 				return nil, err
 			}
-			load, err := sound(closed(ctx, 64, b.warmup(), b.Duration, do))
+			load, err := sound(closed(ctx, 64, b.warmup(), b.brief(), do))
 			if err != nil {
 				return nil, err
 			}
@@ -133,7 +133,7 @@ func (b *bench) p6form(ctx context.Context, form string) error {
 				return nil, err
 			}
 			// What was read in the warm-up has cost, too.
-			v := after.per(before, float64(load.n)*float64(b.warmup()+b.Duration)/float64(b.Duration))
+			v := after.per(before, float64(load.n)*float64(b.warmup()+b.brief())/float64(b.brief()))
 			delete(v, "puts_per_1000")
 			delete(v, "bytes_put_per_op")
 			delete(v, "events_per_1000")
@@ -175,7 +175,7 @@ func (b *bench) p6lone(ctx context.Context, l *lab, c *client.Client, name func(
 			v["parts_ms"] += script.p50()
 		}
 		before := l.mark()
-		load, err := sound(closed(ctx, 1, b.warmup(), b.Duration, readOf(c, name, 1, body, false)))
+		load, err := sound(closed(ctx, 1, b.warmup(), b.brief(), readOf(c, name, 1, body, false)))
 		if err != nil {
 			return nil, err
 		}

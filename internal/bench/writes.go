@@ -292,7 +292,7 @@ func (b *bench) writeRound(ctx context.Context, l *lab, w *writers, name string,
 // latencyAt measures latencies by a schedule.
 func (b *bench) latencyAt(ctx context.Context, perSecond float64, workers int, do op) (*Latency, error) {
 	b.say("latencies by a schedule of %s/s", number(perSecond))
-	load, err := sound(open(ctx, max(perSecond, 1), workers, b.warmup(), b.Duration, do))
+	load, err := sound(open(ctx, max(perSecond, 1), workers, b.warmup(), b.brief(), do))
 	if err != nil {
 		return nil, fmt.Errorf("by a schedule: %w", err)
 	}
