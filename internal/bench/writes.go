@@ -351,7 +351,7 @@ func (b *bench) p3local(ctx context.Context) error {
 			return nil, fmt.Errorf("the parts in turn: %w", err)
 		}
 		before := l.mark()
-		load, err := b.profiled(ctx, l, "p3", func() (*loaded, error) { return sound(closed(ctx, 1, b.warmup(), b.Duration, w.write)) })
+		load, err := b.profiled(ctx, l, "p3", func() (*loaded, error) { return sound(closed(ctx, 1, b.warmup(), b.brief(), w.write)) })
 		if err != nil {
 			return nil, err
 		}
@@ -393,7 +393,7 @@ func (b *bench) p3slow(ctx context.Context) error {
 			return nil, err
 		}
 		before := l.mark()
-		load, err := sound(closed(ctx, 1, b.warmup(), max(b.Duration, time.Second), w.write))
+		load, err := sound(closed(ctx, 1, b.warmup(), max(b.brief(), time.Second), w.write))
 		if err != nil {
 			return nil, err
 		}

@@ -252,13 +252,17 @@ func (s *store) keep(key string, b []byte) {
 // keepFrames puts a segment that was just put into the caches: who reads its
 // catalogs next needs it. The bytes must not change any more.
 func (s *store) keepFrames(seg *segment, data []byte) {
+	well := s.well()
+	if s.memory == nil && !well {
+		return
+	}
 	object := seg.id.Key()
 	whole := len(data) <= maxInMemory
 	if whole {
 		s.remember(object, data)
-	}
-	if !s.well() && (whole || s.memory == nil) {
-		return
+		if !well {
+			return
+		}
 	}
 	entries := make([]CacheEntry, 0, len(seg.runs))
 	for _, r := range seg.runs {
