@@ -267,7 +267,15 @@ func (e *Engine) join(ctx context.Context, force bool) error {
 			e.lease.grant(newest, from)
 			e.opts.Hooks.epoch(newest)
 			_, err := e.index.Heartbeat(ctx, newest, e.writer) // before the first write: a writer without heartbeat is swept
-			return err
+			if !errors.Is(err, ErrEpoch) {
+				return err
+			}
+			// The index was lost, or a later epoch begun, since this one looked.
+			e.lease.leave(newest)
+			if serr := sleep(ctx, 100*time.Millisecond); serr != nil {
+				return fmt.Errorf("%w: epoch %d ended while this process joined it: %w: %w", ErrRecovering, newest, serr, err)
+			}
+			continue
 		}
 		if _, lost := waited[newest]; (opening || lost) && newest != failed && !e.index.Exclusive() {
 			if !lost {

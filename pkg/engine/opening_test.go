@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jsonlake/lake/pkg/engine"
+	"github.com/jsonlake/lake/pkg/engine/enginetest"
 	"github.com/jsonlake/lake/pkg/engine/memory"
 )
 
@@ -346,6 +347,44 @@ func TestTombstoneOutlivesItsEpoch(t *testing.T) {
 		}
 		if log := wholeLog(t, e, "c", 10); len(log) != 2 {
 			t.Errorf("got %d entries of the log, want 2", len(log))
+		}
+	})
+}
+
+// An index that is lost while a process joins, between its look at the epochs and its
+// first heartbeat, is no reason to give up: the process joins what comes next.
+func TestLostWhileJoining(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		objects := memory.NewObjects()
+		first, err := engine.New(t.Context(), memory.NewIndex(memory.Options{}), objects, engine.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, first, "users", "/", engine.MergeTypeReplace, "1")
+		if err := first.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+
+		beats := 0
+		index := enginetest.NewFaultyIndex(memory.NewIndex(memory.Options{}), func(c enginetest.Call) enginetest.Fault {
+			if c.Op == "Heartbeat" {
+				if beats++; beats == 1 {
+					return enginetest.Fault{Before: fmt.Errorf("heartbeat in shard f: %w", engine.ErrEpoch)}
+				}
+			}
+			return enginetest.Fault{}
+		})
+		e, err := engine.New(t.Context(), index, objects, engine.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, e, "users", "/", engine.MergeTypeReplace, "2")
+		if got := read(t, e, "users"); got != "2" || beats < 2 {
+			t.Errorf("got %s after %d heartbeats", got, beats)
+		}
+		if err := e.Close(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
 		}
 	})
 }
