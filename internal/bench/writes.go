@@ -292,7 +292,7 @@ func (b *bench) writeRound(ctx context.Context, l *lab, w *writers, name string,
 // latencyAt measures latencies by a schedule.
 func (b *bench) latencyAt(ctx context.Context, perSecond float64, workers int, do op) (*Latency, error) {
 	b.say("latencies by a schedule of %s/s", number(perSecond))
-	load, err := sound(open(ctx, max(perSecond, 1), workers, b.warmup(), b.brief(), do))
+	load, err := sound(open(ctx, max(perSecond, 1), workers, b.warmup(), b.Duration, do))
 	if err != nil {
 		return nil, fmt.Errorf("by a schedule: %w", err)
 	}
@@ -351,7 +351,7 @@ func (b *bench) p3local(ctx context.Context) error {
 			return nil, fmt.Errorf("the parts in turn: %w", err)
 		}
 		before := l.mark()
-		load, err := b.profiled(ctx, l, "p3", func() (*loaded, error) { return sound(closed(ctx, 1, b.warmup(), b.brief(), w.write)) })
+		load, err := b.profiled(ctx, l, "p3", func() (*loaded, error) { return sound(closed(ctx, 1, b.warmup(), b.Duration, w.write)) })
 		if err != nil {
 			return nil, err
 		}
@@ -393,7 +393,7 @@ func (b *bench) p3slow(ctx context.Context) error {
 			return nil, err
 		}
 		before := l.mark()
-		load, err := sound(closed(ctx, 1, b.warmup(), max(b.brief(), time.Second), w.write))
+		load, err := sound(closed(ctx, 1, b.warmup(), max(b.Duration, time.Second), w.write))
 		if err != nil {
 			return nil, err
 		}

@@ -257,8 +257,8 @@ func (s *store) keepFrames(seg *segment, data []byte) {
 		return
 	}
 	object := seg.id.Key()
-	whole := len(data) <= maxInMemory
-	if whole {
+	small := len(data) <= maxInMemory
+	if small {
 		s.remember(object, data)
 		if !well {
 			return
@@ -270,7 +270,7 @@ func (s *store) keepFrames(seg *segment, data []byte) {
 			continue
 		}
 		e := CacheEntry{Key: cacheKey(object, r.off, r.len), Value: data[r.off : r.off+r.len : r.off+r.len]}
-		if !whole {
+		if !small {
 			e.Value = bytes.Clone(e.Value) // what is kept must not keep what stands beside it
 			s.remember(e.Key, e.Value)
 		}
