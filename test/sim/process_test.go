@@ -531,6 +531,9 @@ func (w *world) hooks(p *process) engine.Hooks {
 			}
 		},
 		Recovering: func(n uint64, step string) {
+			if p.dead.Load() {
+				return // one that was killed while it stood still: how far it still gets the runtime decides
+			}
 			p.opening(true)
 			if step == "empty" {
 				count("shards emptied")
