@@ -20,7 +20,7 @@ type benchCmd struct {
 	PutLatency    time.Duration `help:"Make each PUT of the bucket slower, distributed, in the profiles that set none of their own." default:"0s"`
 	Duration      time.Duration `help:"Of one measurement." default:"5s"`
 	Rounds        int           `help:"Measurements of which the median counts." default:"3"`
-	CPUProfile    string        `name:"cpuprofile" help:"Directory for CPU and allocation profiles of the processes, for go tool pprof: P1, P2, P3, P5 and overload." placeholder:"DIR"`
+	CPUProfile    string        `name:"cpuprofile" help:"Directory for CPU and allocation profiles of the processes, for go tool pprof: P1, P2, P3, P5, P6 and overload." placeholder:"DIR"`
 	Dir           string        `help:"Where temporary data goes; the disk is part of what is measured." placeholder:"DIR"`
 	Require       bool          `help:"Fail when a server that a profile needs is not installed."`
 	Judge         bool          `help:"Fail when a target is missed."`

@@ -52,7 +52,7 @@ type Options struct {
 	// Program is the lake program that is started; default: this one.
 	Program string
 	// CPUProfile is a directory for profiles of the processes under the loads of P1,
-	// P2, P3, P5 and overload; "": none are taken.
+	// P2, P3, P5, P6 and overload; "": none are taken.
 	CPUProfile string
 	// Dir is where temporary data goes; default the system's.
 	Dir string

@@ -30,6 +30,33 @@ func (b *bench) bareNATS(ctx context.Context, l *lab, inFlight, request, reply i
 	return b.bareLoad(ctx, inFlight, do)
 }
 
+// besideNATS measures bare NATS, requests a second, for half its time before something and
+// half its time after it, so that a machine that becomes slower or faster meanwhile does
+// so to both.
+func (b *bench) besideNATS(ctx context.Context, l *lab, inFlight, request, reply int, something func() error) (float64, error) {
+	do, done, err := requestReply(l, request, reply)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	half := func() (float64, error) {
+		load, err := sound(closed(ctx, inFlight, b.warmup()/2, b.bare()/2, do))
+		if err != nil {
+			return 0, fmt.Errorf("bare NATS: %w", err)
+		}
+		return load.perSecond(), nil
+	}
+	before, err := half()
+	if err != nil {
+		return 0, err
+	}
+	if err := something(); err != nil {
+		return 0, err
+	}
+	after, err := half()
+	return (before + after) / 2, err
+}
+
 func requestReply(l *lab, request, reply int) (do op, done func(), err error) {
 	server, err := nats.Connect(l.nats, nats.Name("lake bench echo"))
 	if err != nil {

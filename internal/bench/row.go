@@ -20,7 +20,8 @@ type Row struct {
 	Unit     string  `json:"unit,omitempty"`
 	Limit    float64 `json:"limit,omitempty"`    // the bare limit of the same run, in the same unit
 	LimitIs  string  `json:"limit_is,omitempty"` // what it is
-	// Ratio is Measured ÷ Limit; where no limit is measured, Measured ÷ Bound.
+	// Ratio is Measured ÷ Limit, or the median of that of each round, where the two were
+	// measured beside each other; where no limit is measured, Measured ÷ Bound.
 	Ratio float64 `json:"ratio"`
 	// Bound is what Ratio is held to, or Measured where there is no Limit; 0: the
 	// row is only reported.
@@ -54,7 +55,9 @@ func (r *Row) judge() {
 	}
 	judged := r.Measured
 	if r.Limit > 0 {
-		r.Ratio = r.Measured / r.Limit
+		if r.Ratio == 0 {
+			r.Ratio = r.Measured / r.Limit
+		}
 		judged = r.Ratio
 	} else if r.Bound > 0 {
 		r.Ratio = r.Measured / r.Bound

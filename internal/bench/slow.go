@@ -28,7 +28,7 @@ func (b *bench) p2(ctx context.Context) error {
 		return err
 	}
 	v, err := b.repeat(ctx, "50 ms a PUT", "writes_per_s", func(ctx context.Context) (Values, error) {
-		return b.writeRound(ctx, l, w, "p2", manyInFlight)
+		return b.writeLoad(ctx, l, w, "p2", manyInFlight)
 	})
 	if err != nil {
 		return err
@@ -47,7 +47,7 @@ func (b *bench) p2(ctx context.Context) error {
 	}
 	checked += said
 	b.emit(Row{What: "writes/s over a store with 50 ms a PUT, 1,024 in flight on 1,000 catalogs", Form: Distributed, Target: "≥ 0.9 × in flight ÷ 55 ms", Unit: "writes/s", Rounds: b.Rounds,
-		Measured: v["writes_per_s"], Limit: manyInFlight / 0.055, LimitIs: "1,024 ÷ 55 ms", AtLeast: true, Bound: 0.9, Checked: checked, Latency: lat, Others: v.others(), Values: v.aside("writes_per_s", "nats_per_s")})
+		Measured: v["writes_per_s"], Limit: manyInFlight / 0.055, LimitIs: "1,024 ÷ 55 ms", AtLeast: true, Bound: 0.9, Checked: checked, Latency: lat, Others: v.others(), Values: v.aside("writes_per_s")})
 	b.emit(Row{Row: "P2 PUTs", What: "PUTs of 1,000 writes, counted by the services", Form: Distributed, Target: "≤ 12", Unit: "PUTs", Rounds: b.Rounds, Measured: v["puts_per_1000"], Bound: 12, Others: v.others()})
 	return nil
 }

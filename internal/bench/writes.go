@@ -241,7 +241,7 @@ func (b *bench) p1form(ctx context.Context, form string) error {
 			}
 			row.Checked += said
 		}
-		row.Measured, row.Limit, row.Others, row.Values = v["writes_per_s"], v["nats_per_s"], v.others(), v.aside("writes_per_s", "nats_per_s")
+		row.Measured, row.Limit, row.Ratio, row.Others, row.Values = v["writes_per_s"], v["nats_per_s"], v["ratio"], v.others(), v.aside("writes_per_s", "nats_per_s", "ratio")
 		row.AtLeast, row.Bound, row.Target = true, 0.20, "≥ 0.20 × bare NATS"
 		switch {
 		case form == Embedded:
@@ -262,12 +262,22 @@ func (b *bench) p1form(ctx context.Context, form string) error {
 	return nil
 }
 
-// writeRound measures bare NATS and then the writers at the same in flight.
-func (b *bench) writeRound(ctx context.Context, l *lab, w *writers, name string, inFlight int) (Values, error) {
-	bare, err := b.bareNATS(ctx, l, inFlight, patchBytes, 100)
+// writeRound measures the writers, and bare NATS at the same in flight before and after
+// them.
+func (b *bench) writeRound(ctx context.Context, l *lab, w *writers, name string, inFlight int) (v Values, err error) {
+	bare, err := b.besideNATS(ctx, l, inFlight, patchBytes, 100, func() (err error) {
+		v, err = b.writeLoad(ctx, l, w, name, inFlight)
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("bare NATS: %w", err)
+		return nil, err
 	}
+	v["nats_per_s"], v["ratio"] = bare, v["writes_per_s"]/bare
+	return v, nil
+}
+
+// writeLoad measures the writers.
+func (b *bench) writeLoad(ctx context.Context, l *lab, w *writers, name string, inFlight int) (Values, error) {
 	acked := w.acked.Load()
 	before, err := l.count(ctx)
 	if err != nil {
@@ -284,8 +294,7 @@ func (b *bench) writeRound(ctx context.Context, l *lab, w *writers, name string,
 		return nil, err
 	}
 	v := after.per(before, float64(w.acked.Load()-acked))
-	v["writes_per_s"], v["nats_per_s"] = load.perSecond(), bare.perSecond()
-	v["p50_ms"], v["p99_ms"] = load.quantile(50), load.quantile(99)
+	v["writes_per_s"], v["p50_ms"], v["p99_ms"] = load.perSecond(), load.quantile(50), load.quantile(99)
 	return v, nil
 }
 

@@ -107,7 +107,7 @@ func (e *endpoint) trySoon(r *request) bool {
 func (e *endpoint) answerSoon(r *request) bool {
 	return e.soon(r, func(rep *reply, err error, done bool) {
 		if done {
-			if time.Now().Before(r.deadline) {
+			if err != nil && time.Now().Before(r.deadline) {
 				err = inTime(err)
 			}
 			e.leave(r)

@@ -103,6 +103,22 @@ func headField(text string) string {
 	return text[fixedLen+1 : 2*fixedLen+1]
 }
 
+// headPending tells from a head's text whether a reservation is open, and nothing
+// else: many readers ask it of one head at once. It is not ok when the text is no head.
+func headPending(text string) (pending, ok bool) {
+	const numbers = 4 * (fixedLen + 1) // where they begin, behind four versions
+	if len(text) < numbers {
+		return false, false
+	}
+	open := text[numbers:]
+	for range 5 { // doc, pack, runs, deltas, bytes
+		if _, open, ok = strings.Cut(open, "|"); !ok {
+			return false, false
+		}
+	}
+	return open != "" && open[0] != '!', true
+}
+
 func parseHead(text string) (h head, err error) {
 	f := strings.SplitN(text, "|", 10)
 	if len(f) != 10 {

@@ -126,6 +126,16 @@ func (b *viewBatcher) fly() {
 func (b *viewBatcher) send(batch *viewBatch) {
 	ctx, cancel := context.WithTimeout(context.Background(), flightTimeout)
 	defer cancel()
+	shards, last := 0, 0
+	for s, fields := range batch.fields {
+		if len(fields) > 0 {
+			shards, last = shards+1, s
+		}
+	}
+	if shards == 1 { // a hot catalog: without what a pipeline costs
+		batch.replies[last] = b.index.work.HMGet(ctx, b.index.keys[last].heads, batch.fields[last]...)
+		return
+	}
 	pipe := b.index.work.Pipeline()
 	for s, fields := range batch.fields {
 		if len(fields) > 0 {

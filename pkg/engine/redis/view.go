@@ -79,19 +79,26 @@ func (x *Index) TellHead(epoch uint64, catalog string, at engine.Version, f func
 	}
 	shard := engine.Shard(catalog)
 	return x.views[shard%len(x.views)].join(shard, encodeName(catalog), func(epochText, headText string, err error) {
-		if err != nil || openIn(epochText, epoch, shard) != nil || headField(headText) != fixed(at) {
+		var have [fixedLen]byte
+		if err != nil || !opensIn(epochText, epoch) || headField(headText) != string(appendFixed(have[:0], at)) {
 			f(false, false)
 			return
 		}
-		h, err := parseHead(headText)
-		f(err == nil, h.pending)
+		pending, ok := headPending(headText)
+		f(ok, pending)
 	})
 }
 
 // openIn is nil when the epoch field says that the shard is open in the epoch.
 func openIn(text string, epoch uint64, shard int) error {
-	if !strings.HasPrefix(text, strconv.FormatUint(epoch, 10)+"|open|") {
+	if !opensIn(text, epoch) {
 		return fmt.Errorf("shard %x: %w", shard, engine.ErrEpoch)
 	}
 	return nil
+}
+
+func opensIn(text string, epoch uint64) bool {
+	var b [20]byte
+	n, state, _ := strings.Cut(text, "|")
+	return n == string(strconv.AppendUint(b[:0], epoch, 10)) && strings.HasPrefix(state, "open|")
 }
