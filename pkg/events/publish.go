@@ -1,9 +1,13 @@
 package events
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -79,11 +83,59 @@ func (m *message) check(ack *jetstream.PubAck) error {
 	return nil
 }
 
-// publisher sends messages to JetStream, many at once. It has a JetStream
-// context of its own, so that its acknowledgements time out whatever the
-// caller's context is set to.
+// read takes the answer to a message: nil when the stream has it.
+func (m *message) read(answer *nats.Msg) error {
+	if len(answer.Data) == 0 && answer.Header.Get("Status") == "503" {
+		return jetstream.ErrNoStreamResponse
+	}
+	if plainAck(answer.Data, m.stream) {
+		return nil
+	}
+	var got struct {
+		jetstream.PubAck
+		Error *jetstream.APIError `json:"error"`
+	}
+	switch err := json.Unmarshal(answer.Data, &got); {
+	case err != nil || got.Error == nil && got.Stream == "":
+		return jetstream.ErrInvalidJSAck
+	case got.Error != nil:
+		return got.Error
+	}
+	return m.check(&got.PubAck)
+}
+
+// plainAck tells an acknowledgement as nearly all are, {"stream":"LAKE_EVENTS","seq":123},
+// without reading it as JSON.
+func plainAck(data []byte, stream string) bool {
+	rest, ok := bytes.CutPrefix(data, []byte(`{"stream":"`))
+	if !ok || len(rest) < len(stream) || string(rest[:len(stream)]) != stream {
+		return false
+	}
+	rest, ok = bytes.CutPrefix(rest[len(stream):], []byte(`","seq":`))
+	n := len(rest) - 1
+	if !ok || n < 1 || rest[n] != '}' {
+		return false
+	}
+	for _, c := range rest[:n] {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return true
+}
+
+// publisher sends messages to JetStream, many at once, and takes the
+// acknowledgements itself, on one subscription. jetstream's own PublishAsync has a
+// future with two channels, a timer and a parsed document for each, which costs more than
+// all else that a relay does for an event.
 type publisher struct {
-	js jetstream.JetStream
+	nc      *nats.Conn
+	timeout time.Duration // without any acknowledgement
+	sub     *nats.Subscription
+	prefix  string         // of the reply subjects; what follows is the number of the message
+	answers chan *nats.Msg // to any message
+	status  chan nats.Status
+	last    uint64 // number of the message that was sent last
 }
 
 // window is how many messages may be without an acknowledgement. nats-server
@@ -91,74 +143,133 @@ type publisher struct {
 const window = 1024
 
 func newPublisher(nc *nats.Conn, ackTimeout time.Duration) (*publisher, error) {
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncTimeout(ackTimeout), jetstream.WithPublishAsyncMaxPending(2*window))
-	if err != nil {
-		return nil, fmt.Errorf("open JetStream: %w", err)
+	p := &publisher{nc: nc, timeout: ackTimeout, prefix: nc.NewInbox() + ".", answers: make(chan *nats.Msg, 2*window)}
+	var err error
+	if p.sub, err = nc.ChanSubscribe(p.prefix+"*", p.answers); err != nil {
+		return nil, fmt.Errorf("subscribe to acknowledgements: %w", err)
 	}
-	return &publisher{js: js}, nil
+	p.status = nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
+	return p, nil
 }
 
-func (p *publisher) close() { p.js.CleanupPublisher() }
+func (p *publisher) close() {
+	_ = p.sub.Unsubscribe() // fails on a closed connection only
+	p.nc.RemoveStatusListener(p.status)
+}
 
 // send publishes what is not acknowledged yet and waits for all of it. On an
 // error nothing more is sent; what was acknowledged says so. When a message
 // fails, those behind it may be in the stream already: a catalog must have only
 // one in a call.
 func (p *publisher) send(ctx context.Context, msgs []*message) error {
-	type flight struct {
-		jetstream.PubAckFuture
-		m *message
-	}
-	var first error
-	fail := func(m *message, err error) {
-		if first == nil {
-			first = fmt.Errorf("publish %s: %w", m.msg.Subject, hinted(err))
-		}
-	}
-	land := func(f flight) {
-		select {
-		case ack := <-f.Ok():
-			if err := f.m.check(ack); err != nil {
-				fail(f.m, err)
-				return
-			}
-			f.m.acked = true
-		case err := <-f.Err():
-			fail(f.m, err)
-		case <-ctx.Done():
-			fail(f.m, ctx.Err())
-		}
-	}
+	p.forget()
 	// A client that is not connected keeps what it is given and sends it later:
 	// many repetitions of the same.
-	if nc := p.js.Conn(); !nc.IsConnected() {
-		return fmt.Errorf("publish events: NATS is %v: %w", nc.Status(), nats.ErrDisconnected)
+	if status := p.nc.Status(); status != nats.CONNECTED {
+		return fmt.Errorf("publish events: NATS is %v: %w", status, nats.ErrDisconnected)
 	}
-	var out []flight
-	landed := 0
+	w := &wave{base: p.last}
 	for _, m := range msgs {
 		if m.acked {
 			continue
 		}
-		if len(out)-landed >= window {
-			land(out[landed])
-			landed++
+		for w.open >= window && w.err == nil {
+			p.land(ctx, w)
 		}
-		if first != nil {
+		if w.err != nil {
 			break
 		}
-		// Without the client's own retries: who calls repeats everything.
-		f, err := p.js.PublishMsgAsync(m.msg, jetstream.WithRetryAttempts(0))
-		if err != nil {
-			fail(m, err)
+		p.last++
+		m.msg.Reply = p.prefix + strconv.FormatUint(p.last, 10)
+		if err := p.nc.PublishMsg(m.msg); err != nil {
+			w.fail(m, err)
 			break
 		}
-		out = append(out, flight{f, m})
+		w.sent = append(w.sent, m)
+		w.open++
 	}
-	for _, f := range out[landed:] {
-		land(f)
+	for w.open > 0 {
+		p.land(ctx, w)
 	}
-	return first
+	return w.err
+}
+
+// wave is what one call sends.
+type wave struct {
+	base uint64     // the number of the message before the first
+	sent []*message // by number; nil: answered
+	open int        // of them not answered
+	err  error      // the first
+}
+
+func (w *wave) fail(m *message, err error) {
+	if w.err == nil {
+		w.err = fmt.Errorf("publish %s: %w", m.msg.Subject, hinted(err))
+	}
+}
+
+// land takes one answer, or gives all up that are open.
+func (p *publisher) land(ctx context.Context, w *wave) {
+	select {
+	case answer := <-p.answers:
+		p.take(answer, w)
+		return
+	default:
+	}
+	quiet := time.NewTimer(p.timeout)
+	defer quiet.Stop()
+	var err error
+	select {
+	case answer := <-p.answers:
+		p.take(answer, w)
+		return
+	case <-p.status: // the answers are lost with the connection
+		err = nats.ErrDisconnected
+	case <-quiet.C:
+		err = jetstream.ErrAsyncPublishTimeout
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	for _, m := range w.sent {
+		if m != nil {
+			w.fail(m, err)
+			break
+		}
+	}
+	w.open = 0
+}
+
+// take gives an answer to its message. One of an earlier wave, or a second one, is
+// nobody's.
+func (p *publisher) take(answer *nats.Msg, w *wave) {
+	n, err := strconv.ParseUint(strings.TrimPrefix(answer.Subject, p.prefix), 10, 64)
+	if err != nil || n <= w.base || n-w.base > uint64(len(w.sent)) || w.sent[n-w.base-1] == nil {
+		return
+	}
+	m := w.sent[n-w.base-1]
+	w.sent[n-w.base-1] = nil
+	w.open--
+	if err := m.read(answer); err != nil {
+		w.fail(m, err)
+		return
+	}
+	m.acked = true
+}
+
+// forget drops what came since the last wave: late answers, and connections lost
+// that nobody waited for.
+func (p *publisher) forget() {
+	for {
+		select {
+		case <-p.answers:
+		case _, ok := <-p.status:
+			if !ok {
+				return
+			}
+		default:
+			return
+		}
+	}
 }
 
 // hinted adds the next step to an error that says that no stream listens.
