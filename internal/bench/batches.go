@@ -303,7 +303,7 @@ func (b *bench) p5flat(ctx context.Context, form string) error {
 	}
 	// Latencies by a schedule: what the target asks for, or what this machine can.
 	rate := min(990_000, 0.9*v["deltas_per_s"])
-	lat, err := b.latencyAt(ctx, rate/batchSize, len(w.each), w.write)
+	lat, err := b.latencyAt(ctx, rate/batchSize, len(w.each), b.Duration, w.write)
 	if err != nil {
 		return err
 	}

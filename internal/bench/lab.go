@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -189,6 +190,15 @@ func (b *bench) startDistributed(ctx context.Context, l *lab, o labOptions) erro
 	return nil
 }
 
+// shareOfCores gives each service half of the cores, as docs/operations.md advises where
+// they share a machine with one another and with the servers; unless the environment says how many.
+func shareOfCores() []string {
+	if os.Getenv("GOMAXPROCS") != "" {
+		return nil
+	}
+	return []string{fmt.Sprintf("GOMAXPROCS=%d", max(runtime.GOMAXPROCS(0)/2, 1))}
+}
+
 // startService starts a service; its name may have a number after a dash.
 func (b *bench) startService(ctx context.Context, l *lab, name string, env, flags []string) error {
 	ops, err := freeAddr()
@@ -201,7 +211,7 @@ func (b *bench) startService(ctx context.Context, l *lab, name string, env, flag
 	if l.cacheURL != "" {
 		args = append(args, "--cache-redis", l.cacheURL)
 	}
-	c, err := spawn(ctx, name, env, healthy("http://"+ops+"/readyz"), b.Program, append(args, flags...)...)
+	c, err := spawn(ctx, name, append(shareOfCores(), env...), healthy("http://"+ops+"/readyz"), b.Program, append(args, flags...)...)
 	if err != nil {
 		return err
 	}

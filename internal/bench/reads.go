@@ -149,7 +149,7 @@ func (b *bench) p6form(ctx context.Context, form string) error {
 		if err != nil {
 			return err
 		}
-		lat, err := b.latencyAt(ctx, v["reads_per_s"]/2, 64, do)
+		lat, err := b.latencyAt(ctx, v["reads_per_s"]/2, 64, b.brief(), do)
 		if err != nil {
 			return err
 		}

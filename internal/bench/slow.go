@@ -33,7 +33,7 @@ func (b *bench) p2(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	lat, err := b.latencyAt(ctx, v["writes_per_s"]/2, manyInFlight, w.write)
+	lat, err := b.latencyAt(ctx, v["writes_per_s"]/2, manyInFlight, b.Duration, w.write)
 	if err != nil {
 		return err
 	}

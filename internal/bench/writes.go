@@ -220,7 +220,7 @@ func (b *bench) p1form(ctx context.Context, form string) error {
 		}
 		row := base
 		if flowing {
-			row.Latency, err = b.latencyAt(ctx, v["writes_per_s"]/2, manyInFlight, w.write)
+			row.Latency, err = b.latencyAt(ctx, v["writes_per_s"]/2, manyInFlight, b.Duration, w.write)
 			if err != nil {
 				return err
 			}
@@ -298,10 +298,10 @@ func (b *bench) writeLoad(ctx context.Context, l *lab, w *writers, name string, 
 	return v, nil
 }
 
-// latencyAt measures latencies by a schedule.
-func (b *bench) latencyAt(ctx context.Context, perSecond float64, workers int, do op) (*Latency, error) {
+// latencyAt measures latencies by a schedule of some duration.
+func (b *bench) latencyAt(ctx context.Context, perSecond float64, workers int, duration time.Duration, do op) (*Latency, error) {
 	b.say("latencies by a schedule of %s/s", number(perSecond))
-	load, err := sound(open(ctx, max(perSecond, 1), workers, b.warmup(), b.Duration, do))
+	load, err := sound(open(ctx, max(perSecond, 1), workers, b.warmup(), duration, do))
 	if err != nil {
 		return nil, fmt.Errorf("by a schedule: %w", err)
 	}
