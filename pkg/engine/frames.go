@@ -324,7 +324,9 @@ func (s *store) loadRuns(ctx context.Context, catalog string, runs []Run, frames
 }
 
 // askRuns takes of the missing runs those that the shared cache has, and gives
-// the rest.
+// the rest. They are not remembered: a read merges them into a document, a fold into a
+// snapshot, and each is kept; to keep a thousand small frames as well is dearer than to
+// ask for them again.
 func (s *store) askRuns(ctx context.Context, catalog string, runs []Run, keys []string, missing []int, frames []codec.Frame) (rest []int) {
 	for chunk := range slices.Chunk(missing, sharedBatch) {
 		wanted := make([]string, len(chunk))
@@ -335,9 +337,7 @@ func (s *store) askRuns(ctx context.Context, catalog string, runs []Run, keys []
 			i := chunk[j]
 			if b == nil || decodeRunFrame(catalog, &runs[i], b, &frames[i]) != nil {
 				rest = append(rest, i)
-				continue
 			}
-			s.remember(keys[i], b)
 		}
 	}
 	return rest

@@ -38,19 +38,41 @@ type SegmentID struct {
 
 // Key is the segment's object key.
 func (s SegmentID) Key() string {
-	return fmt.Sprintf("wal/%06d/%010d-%s-%08d.seg", s.Epoch, s.Unix, s.Writer, s.N)
+	b := append(make([]byte, 0, 48), walPrefix...)
+	b = appendPadded(b, s.Epoch, 6)
+	b = append(b, '/')
+	b = appendPadded(b, uint64(s.Unix), 10)
+	b = append(b, '-')
+	b = append(b, s.Writer...)
+	b = append(b, '-')
+	b = appendPadded(b, s.N, 8)
+	return string(append(b, ".seg"...))
+}
+
+// appendPadded appends a number with at least width digits.
+func appendPadded(b []byte, n uint64, width int) []byte {
+	digits := 1
+	for m := n; m >= 10; m /= 10 {
+		digits++
+	}
+	for ; digits < width; digits++ {
+		b = append(b, '0')
+	}
+	return strconv.AppendUint(b, n, 10)
 }
 
 // String is the short form that stands in index members:
 // "1/1700000000-abcdefgh-1".
-func (s SegmentID) String() string {
-	b := strconv.AppendUint(make([]byte, 0, 40), s.Epoch, 10)
+func (s SegmentID) String() string { return string(s.appendTo(make([]byte, 0, 48))) }
+
+func (s SegmentID) appendTo(b []byte) []byte {
+	b = strconv.AppendUint(b, s.Epoch, 10)
 	b = append(b, '/')
 	b = strconv.AppendInt(b, s.Unix, 10)
 	b = append(b, '-')
 	b = append(b, s.Writer...)
 	b = append(b, '-')
-	return string(strconv.AppendUint(b, s.N, 10))
+	return strconv.AppendUint(b, s.N, 10)
 }
 
 // IsZero tells whether s names no segment.
@@ -62,7 +84,8 @@ func ParseSegmentID(s string) (SegmentID, error) {
 	unix, rest, ok2 := strings.Cut(rest, "-")
 	writer, n, ok3 := strings.Cut(rest, "-")
 	if ok1 && ok2 && ok3 {
-		if id, ok := makeSegmentID(epoch, unix, writer, n); ok && id.String() == s {
+		var again [64]byte // longer than any: no number has more than 20 digits
+		if id, ok := makeSegmentID(epoch, unix, writer, n); ok && string(id.appendTo(again[:0])) == s {
 			return id, nil
 		}
 	}
@@ -88,8 +111,13 @@ func makeSegmentID(epoch, unix, writer, n string) (SegmentID, bool) {
 	e, err1 := strconv.ParseUint(epoch, 10, 64)
 	u, err2 := strconv.ParseInt(unix, 10, 64)
 	i, err3 := strconv.ParseUint(n, 10, 64)
-	if err1 != nil || err2 != nil || err3 != nil || u < 0 || len(writer) != 8 || strings.Trim(writer, "abcdefghijklmnopqrstuvwxyz234567") != "" {
+	if err1 != nil || err2 != nil || err3 != nil || u < 0 || len(writer) != 8 {
 		return SegmentID{}, false
+	}
+	for _, c := range []byte(writer) {
+		if (c < 'a' || c > 'z') && (c < '2' || c > '7') {
+			return SegmentID{}, false
+		}
 	}
 	return SegmentID{Epoch: e, Unix: u, Writer: writer, N: i}, true
 }
