@@ -63,16 +63,14 @@ func appendPadded(b []byte, n uint64, width int) []byte {
 
 // String is the short form that stands in index members:
 // "1/1700000000-abcdefgh-1".
-func (s SegmentID) String() string { return string(s.appendTo(make([]byte, 0, 48))) }
-
-func (s SegmentID) appendTo(b []byte) []byte {
-	b = strconv.AppendUint(b, s.Epoch, 10)
+func (s SegmentID) String() string {
+	b := strconv.AppendUint(make([]byte, 0, 40), s.Epoch, 10)
 	b = append(b, '/')
 	b = strconv.AppendInt(b, s.Unix, 10)
 	b = append(b, '-')
 	b = append(b, s.Writer...)
 	b = append(b, '-')
-	return strconv.AppendUint(b, s.N, 10)
+	return string(strconv.AppendUint(b, s.N, 10))
 }
 
 // IsZero tells whether s names no segment.
@@ -83,13 +81,17 @@ func ParseSegmentID(s string) (SegmentID, error) {
 	epoch, rest, ok1 := strings.Cut(s, "/")
 	unix, rest, ok2 := strings.Cut(rest, "-")
 	writer, n, ok3 := strings.Cut(rest, "-")
-	if ok1 && ok2 && ok3 {
-		var again [64]byte // longer than any: no number has more than 20 digits
-		if id, ok := makeSegmentID(epoch, unix, writer, n); ok && string(id.appendTo(again[:0])) == s {
+	if ok1 && ok2 && ok3 && plain(epoch) && plain(unix) && plain(n) {
+		if id, ok := makeSegmentID(epoch, unix, writer, n); ok {
 			return id, nil
 		}
 	}
 	return SegmentID{}, fmt.Errorf("%q is not the name of a segment", s)
+}
+
+// plain tells whether a number is written as String writes it.
+func plain(number string) bool {
+	return number == "0" || number != "" && number[0] >= '1' && number[0] <= '9'
 }
 
 // ParseSegmentKey parses an object key under wal/.

@@ -29,8 +29,12 @@ func TestAcknowledgements(t *testing.T) {
 		{`{"stream":"LAKE_EVENTS","seq":18446744073709551615}`, true, func(err error) bool { return err == nil }},
 		{`{"stream":"LAKE_EVENTS","seq":7,"duplicate": true}`, false, func(err error) bool { return err == nil }},
 		{`{"stream":"LAKE_EVENTS","domain":"hub","seq":7}`, false, func(err error) bool { return err == nil }},
-		{`{"stream":"LAKE_EVENTS2","seq":7}`, false, func(err error) bool { return err != nil && strings.Contains(err.Error(), "stream LAKE_EVENTS2, not LAKE_EVENTS") }},
-		{`{"stream":"LAKE","seq":7}`, false, func(err error) bool { return err != nil && strings.Contains(err.Error(), "stream LAKE, not LAKE_EVENTS") }},
+		{`{"stream":"LAKE_EVENTS2","seq":7}`, false, func(err error) bool {
+			return err != nil && strings.Contains(err.Error(), "stream LAKE_EVENTS2, not LAKE_EVENTS")
+		}},
+		{`{"stream":"LAKE","seq":7}`, false, func(err error) bool {
+			return err != nil && strings.Contains(err.Error(), "stream LAKE, not LAKE_EVENTS")
+		}},
 		{`{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"},"stream":"LAKE_EVENTS","seq":0}`, false, func(err error) bool { return errors.As(err, &api) && api.ErrorCode == 10077 }},
 		{`{"stream":"LAKE_EVENTS","seq":}`, false, invalidAck},
 		{`{"stream":"LAKE_EVENTS","seq":1x}`, false, invalidAck},

@@ -40,13 +40,30 @@ func OpenCache(o Options) (*Cache, error) {
 
 // Get reads values in one round trip, nil where there is none.
 func (c *Cache) Get(ctx context.Context, keys []string) ([][]byte, error) {
-	pipe := c.client.Pipeline() // not MGET: in a cluster the keys are on many nodes
-	cmds := make([]*redis.StringCmd, len(keys))
+	names := make([]string, len(keys))
 	for i, key := range keys {
-		cmds[i] = pipe.Get(ctx, cacheKey(c.prefix, key))
+		names[i] = cacheKey(c.prefix, key)
+	}
+	values := make([][]byte, len(keys))
+	if _, cluster := c.client.(*redis.ClusterClient); !cluster {
+		got, err := c.client.MGet(ctx, names...).Result()
+		if err != nil {
+			return nil, unavailable("cache get", err)
+		}
+		for i, v := range got[:min(len(got), len(values))] {
+			if s, ok := v.(string); ok {
+				values[i] = []byte(s)
+			}
+		}
+		return values, nil
+	}
+	// Not MGET: the keys are on many nodes.
+	pipe := c.client.Pipeline()
+	cmds := make([]*redis.StringCmd, len(keys))
+	for i, name := range names {
+		cmds[i] = pipe.Get(ctx, name)
 	}
 	_, _ = pipe.Exec(ctx) // every command keeps its own error
-	values := make([][]byte, len(keys))
 	for i, cmd := range cmds {
 		value, err := cmd.Bytes()
 		var refused redis.Error // not a string: not ours

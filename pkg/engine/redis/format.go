@@ -77,13 +77,29 @@ func parseFixed(s string) (engine.Version, error) {
 	if len(s) != fixedLen {
 		return engine.Version{}, fmt.Errorf("%q is not a version in fixed form", s)
 	}
-	sec, err1 := strconv.ParseUint(s[:10], 10, 63)
-	seq, err2 := strconv.ParseUint(s[10:], 10, 32)
-	v := engine.Version{Sec: int64(sec), Seq: uint32(seq)}
-	if err1 != nil || err2 != nil || !v.Valid() {
+	sec, ok1 := decimal(s[:10])
+	seq, ok2 := decimal(s[10:])
+	v := engine.Version{Sec: sec, Seq: uint32(seq)}
+	if !ok1 || !ok2 || !v.Valid() {
 		return engine.Version{}, fmt.Errorf("%q is not a version in fixed form", s)
 	}
 	return v, nil
+}
+
+// decimal reads a number of at most 18 digits, and nothing but digits: a view may hold
+// thousands of them.
+func decimal(s string) (n int64, ok bool) {
+	if s == "" || len(s) > 18 {
+		return 0, false
+	}
+	for i := range len(s) {
+		c := s[i] - '0'
+		if c > 9 {
+			return 0, false
+		}
+		n = 10*n + int64(c)
+	}
+	return n, true
 }
 
 // head of a catalog, parsed.
@@ -203,30 +219,28 @@ func parseRun(text string) (r engine.Run, err error) {
 		}
 		tail[i], rest = rest[at+1:], rest[:at]
 	}
-	var errs [6]error
-	r.Last, errs[0] = parseFixed(head[0])
-	r.Segment, errs[1] = engine.ParseSegmentID(tail[0])
-	r.Off, errs[2] = strconv.ParseInt(tail[1], 10, 64)
-	r.Len, errs[3] = strconv.ParseInt(tail[2], 10, 64)
-	switch head[1] {
-	case "delta":
-		t, err := strconv.ParseUint(head[2], 10, 8)
-		errs[4] = err
-		r.First, r.N, r.Type, r.Path = r.Last, 1, merge.Type(t), rest
-	case "run":
-		r.N, errs[4] = strconv.Atoi(head[2])
-		if r.First, errs[5] = parseFixed(rest); r.N < 1 {
-			return fail()
-		}
-	default:
+	var ok2, ok3 bool
+	var n int64
+	last, err1 := parseFixed(head[0])
+	segment, err2 := engine.ParseSegmentID(tail[0])
+	r = engine.Run{Last: last, Segment: segment}
+	r.Off, ok2 = decimal(tail[1])
+	r.Len, ok3 = decimal(tail[2])
+	if n, ok = decimal(head[2]); !ok || !ok2 || !ok3 || err1 != nil || err2 != nil {
 		return fail()
 	}
-	for _, err := range errs {
-		if err != nil {
+	switch head[1] {
+	case "delta":
+		if n > math.MaxUint8 {
 			return fail()
 		}
-	}
-	if r.Off < 0 || r.Len < 0 || r.Off > math.MaxInt64-r.Len {
+		r.First, r.N, r.Type, r.Path = r.Last, 1, merge.Type(n), rest
+	case "run":
+		if r.First, err1 = parseFixed(rest); err1 != nil || n < 1 || n > math.MaxInt32 {
+			return fail()
+		}
+		r.N = int(n)
+	default:
 		return fail()
 	}
 	return r, nil

@@ -117,7 +117,11 @@ func FuzzTexts(f *testing.F) {
 			}
 		}
 		_, _ = parseSnapMember(s)
-		_, _ = parseHead(s)
+		if h, err := parseHead(s); err == nil {
+			if pending, ok := headPending(s); !ok || pending != h.pending {
+				t.Errorf("%q: pending %v, %v, but the head says %v", s, pending, ok, h.pending)
+			}
+		}
 		_, _ = parseID(s)
 		_ = headField(s)
 		_, _, _ = parseEpoch(s)
