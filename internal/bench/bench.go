@@ -263,7 +263,7 @@ func (b *bench) warmup() time.Duration { return min(b.Duration/4, time.Second) }
 // shorter than what is compared with it.
 func (b *bench) bare() time.Duration { return max(b.Duration*2/5, 200*time.Millisecond) }
 
-// brief is how long something is measured that is the same at any time: hot reads, and
+// brief is how long something is measured that is the same at any time: hot reads, traces, and
 // lone writes into files.
 func (b *bench) brief() time.Duration { return max(b.Duration*3/5, 200*time.Millisecond) }
 

@@ -48,7 +48,7 @@ func (b *bench) p15(ctx context.Context) error {
 			}{{"off_p50_ms", k.do}, {"on_p50_ms", traced}}
 			for i := range ways {
 				way := ways[(i+turn)%2]
-				load, err := sound(closed(ctx, 1, b.warmup(), b.Duration/2, way.do))
+				load, err := sound(closed(ctx, 1, b.warmup(), b.brief()/2, way.do))
 				if err != nil {
 					return nil, err
 				}
