@@ -126,8 +126,8 @@ func plainAck(data []byte, stream string) bool {
 
 // publisher sends messages to JetStream, many at once, and takes the
 // acknowledgements itself, on one subscription. jetstream's own PublishAsync has a
-// future with two channels, a timer and a parsed document for each, which costs more than
-// all else that a relay does for an event.
+// future with two channels, a timer and a parsed document for each, which is half of what
+// publishing an event costs.
 type publisher struct {
 	nc      *nats.Conn
 	timeout time.Duration // without any acknowledgement
@@ -208,27 +208,32 @@ func (w *wave) fail(m *message, err error) {
 	}
 }
 
-// land takes one answer, or gives all up that are open.
+// land takes one answer of the wave's, or gives all up that are open. What is nobody's
+// does not make it wait for longer.
 func (p *publisher) land(ctx context.Context, w *wave) {
 	select {
 	case answer := <-p.answers:
-		p.take(answer, w)
-		return
+		if p.take(answer, w) {
+			return
+		}
 	default:
 	}
 	quiet := time.NewTimer(p.timeout)
 	defer quiet.Stop()
 	var err error
-	select {
-	case answer := <-p.answers:
-		p.take(answer, w)
-		return
-	case <-p.status: // the answers are lost with the connection
-		err = nats.ErrDisconnected
-	case <-quiet.C:
-		err = jetstream.ErrAsyncPublishTimeout
-	case <-ctx.Done():
-		err = ctx.Err()
+	for err == nil {
+		select {
+		case answer := <-p.answers:
+			if p.take(answer, w) {
+				return
+			}
+		case <-p.status: // the answers are lost with the connection
+			err = nats.ErrDisconnected
+		case <-quiet.C:
+			err = jetstream.ErrAsyncPublishTimeout
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
 	}
 	for _, m := range w.sent {
 		if m != nil {
@@ -240,20 +245,21 @@ func (p *publisher) land(ctx context.Context, w *wave) {
 }
 
 // take gives an answer to its message. One of an earlier wave, or a second one, is
-// nobody's.
-func (p *publisher) take(answer *nats.Msg, w *wave) {
+// nobody's: false.
+func (p *publisher) take(answer *nats.Msg, w *wave) bool {
 	n, err := strconv.ParseUint(strings.TrimPrefix(answer.Subject, p.prefix), 10, 64)
 	if err != nil || n <= w.base || n-w.base > uint64(len(w.sent)) || w.sent[n-w.base-1] == nil {
-		return
+		return false
 	}
 	m := w.sent[n-w.base-1]
 	w.sent[n-w.base-1] = nil
 	w.open--
 	if err := m.read(answer); err != nil {
 		w.fail(m, err)
-		return
+		return true
 	}
 	m.acked = true
+	return true
 }
 
 // forget drops what came since the last wave: late answers, and connections lost

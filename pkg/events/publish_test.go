@@ -175,6 +175,41 @@ func TestPublisherLateAnswers(t *testing.T) {
 	}
 }
 
+// Answers that are nobody's, however many, do not keep a message from being given up.
+func TestPublisherStrayAnswers(t *testing.T) {
+	t.Parallel()
+	nc := connect(t, testenv.NATS(t).URL).Conn()
+	p, err := newPublisher(nc, 200*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	other := connect(t, nc.ConnectedUrl()).Conn()
+	stand(t, other, "stand.*", func(*nats.Msg) {}) // who never answers
+	ctx, cancel := context.WithTimeout(contextFor(t), patience)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- p.send(ctx, messages(1)) }()
+	for {
+		select {
+		case err := <-ended:
+			if !errors.Is(err, jetstream.ErrAsyncPublishTimeout) {
+				t.Fatalf("got %v, want a timeout", err)
+			}
+			return
+		case <-ctx.Done():
+			t.Fatal("the message was never given up")
+		default:
+			if err := other.Publish(p.prefix+"999", []byte(standAck)); err != nil {
+				t.Fatal(err)
+			}
+			if err := other.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // Answers are lost with a connection: nobody waits for them until the timeout. Nor for
 // longer than the caller's context.
 func TestPublisherConnectionLost(t *testing.T) {

@@ -72,7 +72,7 @@ type Relay struct {
 	MaxLinger  time.Duration // greatest time between two rounds under load; default 250 ms
 	Poll       time.Duration // between two looks at an empty outbox, at first; default 50 ms
 	MaxPoll    time.Duration // and after a while; default 250 ms
-	AckTimeout time.Duration // of a publish; default 5 s
+	AckTimeout time.Duration // of what was published, without any acknowledgement; default 5 s
 	Timeout    time.Duration // of a call of the index; default 3 s
 	MaxBackoff time.Duration // between two attempts after errors; default 2 s
 	Shards     []int         // to try to lead; default all
