@@ -15,6 +15,8 @@ func TestJudge(t *testing.T) {
 	}{
 		{"at least, by a limit", Row{Measured: 20, Limit: 100, AtLeast: true, Bound: 0.2}, 0.2, true},
 		{"too little", Row{Measured: 19, Limit: 100, AtLeast: true, Bound: 0.2}, 0.19, false},
+		{"at least, by the rounds' own ratios", Row{Measured: 19, Limit: 100, Ratio: 0.21, AtLeast: true, Bound: 0.2}, 0.21, true},
+		{"too little by the rounds' own ratios", Row{Measured: 21, Limit: 100, Ratio: 0.19, AtLeast: true, Bound: 0.2}, 0.19, false},
 		{"at most, by a limit", Row{Measured: 1.2, Limit: 1, Bound: 1.25}, 1.2, true},
 		{"too much", Row{Measured: 1.3, Limit: 1, Bound: 1.25}, 1.3, false},
 		{"at most, absolute", Row{Measured: 50, Bound: 100}, 0.5, true},
