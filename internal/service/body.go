@@ -82,13 +82,14 @@ func encode(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// jsonReply answers with a JSON value.
+// jsonReply answers with a JSON value. Every answer is JSON, but for what has nothing to
+// tell; only errors have a media type, since theirs is another.
 func jsonReply(v any) (*reply, error) {
 	b, err := encode(v)
 	if err != nil {
 		return nil, err
 	}
-	return &reply{header: nats.Header{events.HeaderContentType: {"application/json"}}, body: b}, nil
+	return &reply{body: b}, nil
 }
 
 // replyRoom is kept free in every message for headers and the subject.

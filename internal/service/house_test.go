@@ -205,6 +205,25 @@ func ok(t testing.TB, nc *nats.Conn, subject, body string, headers ...string) *n
 	return m
 }
 
+// versionOf is the version that the answer to a write tells.
+func versionOf(t testing.TB, m *nats.Msg) string {
+	t.Helper()
+	if !acknowledges(m) {
+		t.Fatalf("the answer acknowledges nothing: %v %s", m.Header, m.Data)
+	}
+	var res struct{ Version string }
+	if err := json.Unmarshal(m.Data, &res); err != nil {
+		t.Fatal(err)
+	}
+	return res.Version
+}
+
+// acknowledges tells whether a message is an answer that tells a version, and no error.
+func acknowledges(m *nats.Msg) bool {
+	var res struct{ Version engine.Version }
+	return m.Header.Get(events.HeaderError) == "" && json.Unmarshal(m.Data, &res) == nil && !res.Version.IsZero()
+}
+
 // problem asks and gives the error, which all three places must tell of alike.
 func problem(t testing.TB, nc *nats.Conn, subject, body string, headers ...string) engine.Problem {
 	t.Helper()

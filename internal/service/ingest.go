@@ -7,8 +7,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/jsonlake/lake/pkg/engine"
 	"github.com/jsonlake/lake/pkg/engine/merge"
 	"github.com/jsonlake/lake/pkg/events"
@@ -37,7 +35,7 @@ type Writer interface {
 //	  Nats-Msg-Id           idempotency id: the same id has one effect in 24 h
 //	  Lake-Batch            ndjson: the body has a delta a line, {"path":"/a","merge":"merge-patch","body":…}, committed as one run
 //	  Lake-Encoding         s2: the batch is a block of s2
-//	→ {"version":"1700000000_1","first":"1700000000_1","count":1,"duplicate":false}, Lake-Version
+//	→ {"version":"1700000000_1","first":"1700000000_1","count":1,"duplicate":false}
 //
 //	lake.v1.outcome.<token> {"id":"…"}: what became of the write with this id
 //	→ {"state":"committed","version":"1700000000_1","first":"1700000000_1","count":1,"duplicate":false} or {"state":"pending",…}
@@ -115,8 +113,8 @@ func (s *Ingest) writeSoon(r *request, answer func(rep *reply, err error, done b
 	})
 }
 
-// writeReply is the JSON of a result, laid out by hand: it is the answer that is
-// given most.
+// writeReply is the JSON of a result, laid out by hand, without any header: it is the
+// answer that is given most, and all that it tells is in its body.
 func writeReply(res engine.WriteResult) *reply {
 	v := res.Version.String()
 	b := append(make([]byte, 0, 128), `{"version":"`...)
@@ -131,8 +129,7 @@ func writeReply(res engine.WriteResult) *reply {
 	b = strconv.AppendInt(b, int64(res.Count), 10)
 	b = append(b, `,"duplicate":`...)
 	b = strconv.AppendBool(b, res.Duplicate)
-	values := []string{"application/json", v} // one piece for both
-	return &reply{header: nats.Header{events.HeaderContentType: values[0:1:1], events.HeaderVersion: values[1:2:2]}, body: append(b, '}')}
+	return &reply{body: append(b, '}')}
 }
 
 func (s *Ingest) outcome(ctx context.Context, r *request) (*reply, error) {

@@ -21,12 +21,12 @@ func TestPast(t *testing.T) {
 	nc := h.connect()
 	var versions []string
 	for i, body := range []string{`{"a":1,"b":{"c":1}}`, `{"b":{"c":2}}`, `{"a":null}`} {
-		versions = append(versions, ok(t, nc, "lake.v1.write.(users", body, "Lake-Author", "w"+strconv.Itoa(i)).Header.Get("Lake-Version"))
+		versions = append(versions, versionOf(t, ok(t, nc, "lake.v1.write.(users", body, "Lake-Author", "w"+strconv.Itoa(i))))
 	}
 	docs := []string{`{"a":1,"b":{"c":1}}`, `{"a":1,"b":{"c":2}}`, `{"b":{"c":2}}`}
 	for i, v := range versions {
 		m := ok(t, nc, "lake.v1.read.(users", "", "Lake-At", v)
-		if string(m.Data) != docs[i] || m.Header.Get("Lake-Version") != v || m.Header.Get("ETag") != `"`+v+`"` {
+		if string(m.Data) != docs[i] || m.Header.Get("Lake-Version") != v {
 			t.Errorf("at %s: got %s at %s, want %s", v, m.Data, m.Header.Get("Lake-Version"), docs[i])
 		}
 	}
@@ -81,9 +81,9 @@ func TestReadConditions(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, engine.Options{}).serve()
 	nc := h.connect()
-	first := ok(t, nc, "lake.v1.write.(users", `{"a":1}`).Header.Get("Lake-Version")
+	first := versionOf(t, ok(t, nc, "lake.v1.write.(users", `{"a":1}`))
 	m := ok(t, nc, "lake.v1.read.(users", "", "Lake-If-None-Match", first, "Lake-Consistency", "relaxed")
-	if len(m.Data) != 0 || m.Header.Get("Lake-Version") != first || m.Header.Get("Content-Type") != "" {
+	if len(m.Data) != 0 || m.Header.Get("Lake-Version") != first {
 		t.Errorf("unchanged: got %q, %v", m.Data, m.Header)
 	}
 	v, err := engine.ParseVersion(first)
@@ -94,7 +94,7 @@ func TestReadConditions(t *testing.T) {
 	if p := problemOf(t, m); p.Status != 504 || p.Code != "not_reached" || m.Header.Get("Lake-Version") != first {
 		t.Errorf("not reached: got %+v at %s", p, m.Header.Get("Lake-Version"))
 	}
-	second := ok(t, nc, "lake.v1.write.(users", `{"a":2}`).Header.Get("Lake-Version")
+	second := versionOf(t, ok(t, nc, "lake.v1.write.(users", `{"a":2}`))
 	m = ok(t, nc, "lake.v1.read.(users", "", "Lake-Min-Version", second, "Lake-If-None-Match", first, "Lake-Consistency", "strict")
 	if string(m.Data) != `{"a":2}` || m.Header.Get("Lake-Version") != second {
 		t.Errorf("changed: got %s at %s", m.Data, m.Header.Get("Lake-Version"))

@@ -32,7 +32,7 @@ type Source interface {
 //	lake.v1.read.<token>   no body; Lake-Pointer: JSON Pointer of a part, / is the whole; Lake-At: version or time;
 //	                       Lake-Min-Version: wait for this version; Lake-Consistency: strict | relaxed
 //	                       (perhaps engine.RelaxedAge old); Lake-If-None-Match: version that the asker has
-//	→ the document; Lake-Version, ETag, Lake-Pending: 1 while a write is being committed;
+//	→ the document; Lake-Version, Lake-Pending: 1 while a write is being committed;
 //	  no body at all when the version is that of Lake-If-None-Match
 //
 //	lake.v1.log.<token>    {"after":"0_0","limit":100,"order":"asc"}; "desc": versions below after, 0_0 from the newest
@@ -101,7 +101,7 @@ func (s *Reader) read(ctx context.Context, r *request) (*reply, error) {
 		return nil, err
 	}
 	res, err := s.lake.Read(ctx, req)
-	rep := documentReply(res, err == nil && !res.NotModified)
+	rep := documentReply(res)
 	if err != nil || res.NotModified {
 		return rep, err
 	}
@@ -112,9 +112,10 @@ func (s *Reader) read(ctx context.Context, r *request) (*reply, error) {
 	return rep, nil
 }
 
-// documentReply tells of a read; whole says that the answer is a document.
-func documentReply(res engine.ReadResult, whole bool) *reply {
-	k := documentHeader{res.Version, res.Pending, whole}
+// documentReply tells of a read. What costs a header more costs it on every read, and
+// most in the client: nothing is said here that is always so, or said already.
+func documentReply(res engine.ReadResult) *reply {
+	k := documentHeader{res.Version, res.Pending}
 	last := &documentHeaders[uint(res.Version.Sec+int64(res.Version.Seq))%uint(len(documentHeaders))]
 	made := last.Load()
 	if made == nil || made.documentHeader != k {
@@ -126,8 +127,8 @@ func documentReply(res engine.ReadResult, whole bool) *reply {
 
 // documentHeader is all that the header of an answer to a read depends on.
 type documentHeader struct {
-	version        engine.Version
-	pending, whole bool
+	version engine.Version
+	pending bool
 }
 
 type madeHeader struct {
@@ -142,15 +143,10 @@ var documentHeaders [1024]atomic.Pointer[madeHeader]
 func (k documentHeader) make() nats.Header {
 	h := nats.Header{}
 	if !k.version.IsZero() {
-		v := k.version.String()
-		h[events.HeaderVersion] = []string{v}
-		h[events.HeaderETag] = []string{`"` + v + `"`}
+		h[events.HeaderVersion] = []string{k.version.String()}
 	}
 	if k.pending {
 		h[events.HeaderPending] = []string{"1"}
-	}
-	if k.whole {
-		h[events.HeaderContentType] = []string{"application/json"}
 	}
 	return h
 }
@@ -163,7 +159,7 @@ func (s *Reader) readSoon(r *request, answer func(rep *reply, err error, done bo
 	}
 	return s.lake.ReadSoon(req, func(res engine.ReadResult, done bool) {
 		if done && len(res.Body) <= s.door.maxReply() {
-			answer(documentReply(res, !res.NotModified), nil, true)
+			answer(documentReply(res), nil, true)
 		} else {
 			answer(nil, nil, false)
 		}

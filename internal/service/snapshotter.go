@@ -123,11 +123,7 @@ func (s *Snapshotter) purge(ctx context.Context, r *request) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	rep, err := jsonReply(receipt)
-	if err == nil {
-		rep.header[events.HeaderVersion] = []string{receipt.Version.String()}
-	}
-	return rep, err
+	return jsonReply(receipt)
 }
 
 const (

@@ -188,7 +188,7 @@ func TestPurgeRequest(t *testing.T) {
 		t.Fatalf("got %+v, %v, want a complete purge", r, err)
 	}
 	again := ok(t, nc, "lake.v1.admin.purge.(users", ``, "Nats-Msg-Id", "once")
-	if v := again.Header.Get("Lake-Version"); v != r.Version.String() {
+	if v := versionOf(t, again); v != r.Version.String() {
 		t.Errorf("again: got version %s, want %s", v, r.Version)
 	}
 	if p := problem(t, nc, "lake.v1.read.(users", ``, "Lake-At", "1_1"); p.Code != "history_gone" {

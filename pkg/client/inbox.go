@@ -99,21 +99,27 @@ func (b *inbox) forget(id uint64, w *waiter) (m *nats.Msg, came bool) {
 }
 
 // wait waits for the answer to a request that has been sent, until ctx ends, and
-// at most for a time. The error is that of ctx, context.DeadlineExceeded, errLost or
-// nats.ErrNoResponders.
+// at most for a time; 0: ctx has a deadline, and with it a timer. The error is that of
+// ctx, context.DeadlineExceeded, errLost or nats.ErrNoResponders.
 func (b *inbox) wait(ctx context.Context, id uint64, w *waiter, most time.Duration) (m *nats.Msg, err error) {
-	w.timer.Reset(most)
+	var late <-chan time.Time
+	if most > 0 {
+		w.timer.Reset(most)
+		late = w.timer.C
+	}
 	select {
 	case m = <-w.answer:
-		w.timer.Stop()
-		waiters.Put(w)
-	case <-w.timer.C:
+	case <-late:
 		err = context.DeadlineExceeded
 	case <-ctx.Done():
 		err = ctx.Err()
+	}
+	if most > 0 {
 		w.timer.Stop()
 	}
-	if err != nil {
+	if err == nil {
+		waiters.Put(w)
+	} else {
 		var came bool
 		if m, came = b.forget(id, w); !came {
 			return nil, err

@@ -210,8 +210,7 @@ const (
 const (
 	HeaderVersion      = "Lake-Version"
 	HeaderPending      = "Lake-Pending" // 1: a write is being committed
-	HeaderETag         = "ETag"
-	HeaderContentType  = "Content-Type"
+	HeaderContentType  = "Content-Type" // of errors: application/problem+json
 	HeaderServerTiming = "Server-Timing"
 	HeaderError        = "Nats-Service-Error"      // a sentence
 	HeaderErrorCode    = "Nats-Service-Error-Code" // an HTTP status
