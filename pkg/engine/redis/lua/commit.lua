@@ -33,7 +33,7 @@ if not plan then return {'GONE'} end
 -- are compared without the ids that may follow.
 local states = match(plan, '^%a+')
 local total, body = #states, find(plan, '\n', 1, true) + 1
-local whole = sub(plan, body) == ARGV[5] and not find(states, '[^o]')
+local whole = #plan - body + 1 == #ARGV[5] and find(plan, ARGV[5], body, true) == body and not find(states, '[^o]')
 local open, number, next_line = {}, {}, nil
 if not whole then
   local i = 0
@@ -59,7 +59,8 @@ local fresh, names
 local out = {ms}
 local p, key = 7 + g, 6 + g
 for i = 1, g do
-  local runs, ids = tonumber(ARGV[p]), tonumber(ARGV[p + 1])
+  local runs, ids = ARGV[p], ARGV[p + 1]
+  runs, ids = runs == '1' and 1 or tonumber(runs), ids == '0' and 0 or tonumber(ids)
   local field = ARGV[6 + i]
   local v = h[i + 2]
   local fits, complete = true, true
@@ -73,21 +74,22 @@ for i = 1, g do
     end
     complete = #list == runs
   end
-  local doc, pack, live, deltas, bytes, line
-  if v then doc, pack, live, deltas, bytes, line = match(v, '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(.*)$', 69) end
+  -- The reservations begin at from; the sizes of the snapshot end before upto.
+  local doc, upto, live, deltas, bytes, from
+  if v then doc, upto, live, deltas, bytes, from = match(v, '^(%d+)|%d+()|(%d+)|(%d+)|(%d+)|()', 69) end
   if not fits then
-    answers[i], all, mixed = 'm' .. (line and match(line, '^%d+@([^,]*)') or ''), false, true
+    answers[i], all, mixed = 'm' .. (from and match(v, '^%d+@([^,]*)', from) or ''), false, true
   elseif not v then
     answers[i], all = 'd', false
-  elseif sub(line, 14, 13 + #turn) ~= turn then
-    answers[i], all = 'w' .. (match(line, '^%d+@([^,]*)') or ''), false
+  elseif find(v, turn, from + 13, true) ~= from + 13 then
+    answers[i], all = 'w' .. (match(v, '^%d+@([^,]*)', from) or ''), false
   else
     local last, prev = ARGV[p + 2], sub(v, 18, 33)
     -- Once, and as integers: joining a number to a text formats it as a float.
     local counts = format('%d|%d', deltas + ARGV[p + 3], bytes + ARGV[p + 4])
-    if complete then line = sub(line, 14 + #turn) end
+    if complete then from = from + 13 + #turn end
     set[#set + 1] = field
-    set[#set + 1] = sub(v, 1, 17) .. last .. sub(v, 34, 68) .. doc .. '|' .. pack .. format('|%d|', live + runs) .. counts .. '|' .. line
+    set[#set + 1] = sub(v, 1, 17) .. last .. sub(v, 34, upto - 1) .. format('|%d|', live + runs) .. counts .. '|' .. sub(v, from)
     redis.call('RPUSH', KEYS[6 + i], unpack(ARGV, p + 6, p + 5 + runs))
     if prev == '0000000000000000' then
       if not names then
