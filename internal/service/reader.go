@@ -112,8 +112,8 @@ func (s *Reader) read(ctx context.Context, r *request) (*reply, error) {
 	return rep, nil
 }
 
-// documentReply tells of a read. What costs a header more costs it on every read, and
-// most in the client: nothing is said here that is always so, or said already.
+// documentReply tells of a read. Every header costs each read something, here, on the way
+// and in the client: none says what is always so, or what another one says.
 func documentReply(res engine.ReadResult) *reply {
 	k := documentHeader{res.Version, res.Pending}
 	last := &documentHeaders[uint(res.Version.Sec+int64(res.Version.Seq))%uint(len(documentHeaders))]
