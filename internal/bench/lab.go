@@ -262,7 +262,8 @@ func (b *bench) startServers(ctx context.Context, l *lab, o labOptions) error {
 // shippedIndex is what deploy/redis/index.conf says of an index, but for the
 // snapshots beside its log, which would fall into one round and not the next.
 var shippedIndex = []string{"--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction",
-	"--zset-max-listpack-entries", "512", "--zset-max-listpack-value", "256", "--hash-max-listpack-entries", "16", "--hash-max-listpack-value", "256"}
+	"--zset-max-listpack-entries", "512", "--zset-max-listpack-value", "256", "--hash-max-listpack-entries", "16", "--hash-max-listpack-value", "256",
+	"--auto-aof-rewrite-min-size", "256mb", "--rdbcompression", "no", "--latency-tracking", "no"}
 
 func (b *bench) startRedis(ctx context.Context, l *lab, path, dir, name string, settings ...string) (string, *goredis.Client, error) {
 	addr, err := freeAddr()

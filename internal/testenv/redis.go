@@ -86,6 +86,9 @@ func (s *RedisServer) launch(tb testing.TB, path string, opts []RedisOption) (*P
 		"zset-max-listpack-entries": "512",
 		"zset-max-listpack-value":   "256",
 		"hash-max-listpack-entries": "16",
+		"auto-aof-rewrite-min-size": "256mb",
+		"rdbcompression":            "no",
+		"latency-tracking":          "no",
 	}
 	for _, o := range opts {
 		o(c)
