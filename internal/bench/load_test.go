@@ -54,6 +54,31 @@ func TestClosed(t *testing.T) {
 	})
 }
 
+// What is slow for a while is slow for both.
+func TestAlternately(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		slow := func(d time.Duration) op {
+			return func(context.Context, int, int) (int, error) {
+				if time.Since(begin) > 3*time.Second {
+					time.Sleep(9 * d)
+				}
+				time.Sleep(d)
+				return 1, nil
+			}
+		}
+		a, b, err := alternately(t.Context(), time.Second, 4*time.Second, slow(10*time.Millisecond), slow(11*time.Millisecond))
+		if err != nil || math.Abs(a-10) > 0.1 || math.Abs(b-11) > 0.1 {
+			t.Errorf("got p50s of %v and %v ms, %v, want 10 and 11: most were before the slow time", a, b, err)
+		}
+		fails := errors.New("no")
+		if _, _, err := alternately(t.Context(), 0, time.Second, slow(time.Millisecond), func(context.Context, int, int) (int, error) { return 0, fails }); !errors.Is(err, fails) {
+			t.Errorf("got %v, want the error of the operation", err)
+		}
+	})
+}
+
 // Refusals are no failures; everything else is.
 func TestFailures(t *testing.T) {
 	t.Parallel()
