@@ -388,3 +388,29 @@ func TestLostWhileJoining(t *testing.T) {
 		}
 	})
 }
+
+// A process that cannot join before its caller's time is over says so, and why.
+func TestJoiningEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		index := enginetest.NewFaultyIndex(memory.NewIndex(memory.Options{}), func(c enginetest.Call) enginetest.Fault {
+			if c.Op == "Heartbeat" {
+				return enginetest.Fault{Before: fmt.Errorf("heartbeat in shard f: %w", engine.ErrEpoch)}
+			}
+			return enginetest.Fault{}
+		})
+		// Long enough that the epoch is open by then.
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		begin := time.Now()
+		_, err := engine.New(ctx, index, memory.NewObjects(), engine.Options{})
+		for _, want := range []error{engine.ErrRecovering, context.DeadlineExceeded, engine.ErrEpoch} {
+			if !errors.Is(err, want) {
+				t.Errorf("got %v, want %v", err, want)
+			}
+		}
+		if took := time.Since(begin); took != 20*time.Second {
+			t.Errorf("ended after %v, want 20s", took)
+		}
+	})
+}
