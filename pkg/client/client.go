@@ -259,9 +259,6 @@ func (c *Client) ask(ctx context.Context, subject string, header nats.Header, bo
 		c.inbox.forget(id, w)
 		return nil, c.failed(err, write)
 	}
-	if bounded {
-		left = 0
-	}
 	msg, err := c.inbox.wait(ctx, id, w, left)
 	if err != nil {
 		return nil, c.failed(err, write)

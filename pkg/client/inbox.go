@@ -99,11 +99,11 @@ func (b *inbox) forget(id uint64, w *waiter) (m *nats.Msg, came bool) {
 }
 
 // wait waits for the answer to a request that has been sent, until ctx ends, and
-// at most for a time; 0: ctx has a deadline, and with it a timer. The error is that of
-// ctx, context.DeadlineExceeded, errLost or nats.ErrNoResponders.
+// at most for a time if ctx has no deadline, and so no timer. The error is that of ctx,
+// context.DeadlineExceeded, errLost or nats.ErrNoResponders.
 func (b *inbox) wait(ctx context.Context, id uint64, w *waiter, most time.Duration) (m *nats.Msg, err error) {
 	var late <-chan time.Time
-	if most > 0 {
+	if _, bounded := ctx.Deadline(); !bounded {
 		w.timer.Reset(most)
 		late = w.timer.C
 	}
@@ -114,7 +114,7 @@ func (b *inbox) wait(ctx context.Context, id uint64, w *waiter, most time.Durati
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	if most > 0 {
+	if late != nil {
 		w.timer.Stop()
 	}
 	if err == nil {
