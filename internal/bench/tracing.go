@@ -5,8 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/HdrHistogram/hdrhistogram-go"
-
 	"github.com/jsonlake/lake/pkg/engine/trace"
 )
 
@@ -63,23 +61,15 @@ func (b *bench) p15(ctx context.Context) error {
 // of each, milliseconds: what is slow for a while, a disk or the machine, is slow for both.
 func alternately(ctx context.Context, warmup, duration time.Duration, a, b op) (p50a, p50b float64, err error) {
 	ops := [2]op{a, b}
-	hists := [2]*hdrhistogram.Histogram{newHDR(), newHDR()}
+	each := [2]loaded{{hist: newHistogram()}, {hist: newHistogram()}}
 	begin := time.Now().Add(warmup)
-	end := begin.Add(duration)
-	for i := 0; ; i++ {
+	_, err = sound(closed(ctx, 1, warmup, duration, func(ctx context.Context, w, i int) (int, error) {
 		start := time.Now()
-		if !start.Before(end) {
-			break
+		n, err := ops[i%2](ctx, w, i/2)
+		if took := time.Since(start); err == nil && start.After(begin) {
+			each[i%2].hist.record(w, took)
 		}
-		if err := ctx.Err(); err != nil {
-			return 0, 0, err
-		}
-		if _, err := ops[i%2](ctx, 0, i/2); err != nil {
-			return 0, 0, err
-		}
-		if took := time.Since(start); start.After(begin) {
-			_ = hists[i%2].RecordValue(min(max(took, 1), maxLatency).Nanoseconds()) // within the range
-		}
-	}
-	return float64(hists[0].ValueAtQuantile(50)) / 1e6, float64(hists[1].ValueAtQuantile(50)) / 1e6, nil
+		return n, err
+	}))
+	return each[0].p50(), each[1].p50(), err
 }
