@@ -206,15 +206,10 @@ func ok(t testing.TB, nc *nats.Conn, subject, body string, headers ...string) *n
 }
 
 // versionOf is the version that the answer to a write tells.
-func versionOf(t testing.TB, m *nats.Msg) string {
+func versionOf(t *testing.T, m *nats.Msg) string {
 	t.Helper()
-	if !acknowledges(m) {
-		t.Fatalf("the answer acknowledges nothing: %v %s", m.Header, m.Data)
-	}
 	var res struct{ Version string }
-	if err := json.Unmarshal(m.Data, &res); err != nil {
-		t.Fatal(err)
-	}
+	decode(t, m.Data, &res)
 	return res.Version
 }
 

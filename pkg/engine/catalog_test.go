@@ -104,13 +104,22 @@ func TestEncodeCatalogIsInjective(t *testing.T) {
 func TestShard(t *testing.T) {
 	t.Parallel()
 	var count [engine.Shards]int
-	for i := range 1600 {
-		name := fmt.Sprintf("catalog-%d", i)
+	check := func(name string) int {
 		s := engine.Shard(name)
 		if want := engine.CatalogDir(name)[:1]; fmt.Sprintf("%x", s) != want {
 			t.Fatalf("shard of %q: got %x, want %s", name, s, want)
 		}
-		count[s]++
+		return s
+	}
+	for i := range 1600 {
+		count[check(fmt.Sprintf("catalog-%d", i))]++
+	}
+	for i := range 20_000 { // more than are remembered, each twice
+		check(fmt.Sprintf("catalog-%d", i))
+		check(fmt.Sprintf("catalog-%d", i))
+	}
+	for range 2 {
+		check(strings.Repeat("long", engine.MaxCatalogBytes))
 	}
 	for s, n := range count {
 		if n < 50 || n > 150 {
