@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -267,11 +268,26 @@ func (b *bench) bare() time.Duration { return max(b.Duration*2/5, 200*time.Milli
 // lone writes into files.
 func (b *bench) brief() time.Duration { return max(b.Duration*3/5, 200*time.Millisecond) }
 
-// temp is a new directory of the run.
+// temp is a new directory of the run, which is removed when the run ends. Who has
+// done with it empties it.
 func (b *bench) temp(name string) (string, error) {
 	dir, err := os.MkdirTemp(b.dir, name+"-")
 	if err != nil {
 		return "", fmt.Errorf("make a directory: %w", err)
 	}
 	return filepath.Abs(dir)
+}
+
+// empty gives back the room that the files of a directory take. The files themselves
+// stay until the run ends: ext4 does not use a deleted file's inode again for one to
+// five minutes (recently_deleted in Linux's fs/ext4/ialloc.c), and whoever makes a file
+// meanwhile looks at each of them, so that a store would pay for what the profile before
+// it has deleted.
+func empty(dir string) {
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			_ = os.Truncate(path, 0) // the run ends with removing all
+		}
+		return nil
+	})
 }

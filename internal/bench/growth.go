@@ -206,7 +206,7 @@ func (b *bench) rebuildCatalogs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer empty(dir)
 	l, err := root.Open(ctx, root.DirURL(dir), root.WithoutBackground())
 	if err != nil {
 		return err
@@ -261,7 +261,7 @@ func (b *bench) rebuildBytes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer empty(dir)
 	l, err := root.Open(ctx, root.DirURL(dir), root.WithoutBackground())
 	if err != nil {
 		return err

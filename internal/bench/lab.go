@@ -128,7 +128,7 @@ func (b *bench) startEmbedded(ctx context.Context, l *lab, o labOptions) error {
 	if err != nil {
 		return err
 	}
-	l.closers = append(l.closers, func() { os.RemoveAll(dir) })
+	l.closers = append(l.closers, func() { empty(dir) })
 	addr, err := freeAddr()
 	if err != nil {
 		return err
@@ -242,7 +242,7 @@ func (b *bench) startServers(ctx context.Context, l *lab, o labOptions) error {
 	if err != nil {
 		return err
 	}
-	l.closers = append(l.closers, func() { os.RemoveAll(dir) })
+	l.closers = append(l.closers, func() { empty(dir) })
 
 	if l.redisURL, l.redis, err = b.startRedis(ctx, l, redisServer, dir, "redis",
 		shippedIndex...); err != nil {

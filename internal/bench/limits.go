@@ -161,7 +161,7 @@ func (b *bench) bareFilePut(ctx context.Context) (*loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer empty(dir)
 	o, err := disk.OpenObjects(dir)
 	if err != nil {
 		return nil, err
@@ -176,7 +176,7 @@ func (b *bench) bareAppend(ctx context.Context) (*loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer empty(dir)
 	f, err := os.OpenFile(filepath.Join(dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err

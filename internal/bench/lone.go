@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"os"
 
 	root "github.com/jsonlake/lake"
 )
@@ -16,12 +15,12 @@ func (b *bench) embedded(ctx context.Context, opts ...root.Option) (*root.Lake, 
 	}
 	l, err := root.Open(ctx, root.DirURL(dir), opts...)
 	if err != nil {
-		os.RemoveAll(dir)
+		empty(dir)
 		return nil, nil, err
 	}
 	return l, func() {
 		_ = l.Close()
-		os.RemoveAll(dir)
+		empty(dir)
 	}, nil
 }
 

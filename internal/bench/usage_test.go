@@ -4,6 +4,8 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -99,4 +101,21 @@ func TestParseInfo(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", k, v[k], want)
 		}
 	}
+}
+
+func TestEmpty(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "bucket", "wal", "segment")
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("some bytes"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	empty(dir)
+	if i, err := os.Stat(file); err != nil || i.Size() != 0 {
+		t.Errorf("got %v, %v, want a file of no bytes", i, err)
+	}
+	empty(filepath.Join(dir, "missing")) // nothing to do is no error
 }
