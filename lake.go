@@ -232,6 +232,10 @@ func (p *Parts) openFiles(o *options, dir string) error {
 	return nil
 }
 
+// splitCommit is the default of engine.Options.SplitCommit on Redis, where a segment
+// is a script a shard whether they are sent together or not: four runs a script.
+const splitCommit = 4 * engine.Shards
+
 func (p *Parts) openRedis(ctx context.Context, o *options, rawURL string) error {
 	setting, err := redis.ReadSetting(ctx, rawURL)
 	if err != nil && !errors.Is(err, engine.ErrNotExist) {
@@ -254,6 +258,9 @@ func (p *Parts) openRedis(ctx context.Context, o *options, rawURL string) error 
 	}
 	p.Index = index
 	p.closers = append(p.closers, index.Close)
+	if o.engine.SplitCommit == 0 {
+		o.engine.SplitCommit = splitCommit
+	}
 	switch {
 	case o.objects != nil:
 		return nil

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/jsonlake/lake/pkg/engine/codec"
 )
 
@@ -219,7 +221,7 @@ func (e *Engine) commit(ctx context.Context, s *segment) {
 			turn.end(time.Now()) // others may have been held up like this process
 		} else {
 			var older []SegmentID
-			todo, older, last = e.commitOnce(ctx, s.id, todo, begin)
+			todo, older, last = e.commitShards(ctx, s.id, todo, begin)
 			if errors.Is(last, ErrEpoch) {
 				break
 			}
@@ -256,6 +258,52 @@ func (e *Engine) waitOwn(ctx context.Context, s *segment) {
 		}
 	}
 	s.after = nil // else every segment would keep all before it
+}
+
+// shardsAtOnce is how many shards of a split segment are being committed: enough that
+// the index has the next ones while the first is on its way back, and few enough that
+// the connections suffice for others.
+const shardsAtOnce = 8
+
+// commitShards commits runs in one call or, when there are many, a shard at a time
+// (Options.SplitCommit). It gives what commitOnce does.
+func (e *Engine) commitShards(ctx context.Context, id SegmentID, runs []*run, begin time.Time) (rest []*run, older []SegmentID, last error) {
+	if e.opts.SplitCommit == 0 || len(runs) < e.opts.SplitCommit {
+		return e.commitOnce(ctx, id, runs, begin)
+	}
+	var parts [Shards]struct {
+		runs  []*run
+		older []SegmentID
+		last  error
+	}
+	for _, r := range runs {
+		p := &parts[Shard(r.catalog)]
+		p.runs = append(p.runs, r)
+	}
+	var g errgroup.Group // whose errors are the parts' own
+	g.SetLimit(shardsAtOnce)
+	for i := range parts {
+		if p := &parts[i]; len(p.runs) > 0 {
+			g.Go(func() error {
+				p.runs, p.older, p.last = e.commitOnce(ctx, id, p.runs, begin)
+				return nil
+			})
+		}
+	}
+	_ = g.Wait()
+	for i := range parts {
+		p := &parts[i]
+		rest = append(rest, p.runs...)
+		for _, o := range p.older {
+			if !slices.Contains(older, o) {
+				older = append(older, o)
+			}
+		}
+		if p.last != nil && !errors.Is(last, ErrEpoch) {
+			last = p.last
+		}
+	}
+	return rest, older, last
 }
 
 // commitOnce asks the index to commit runs, answers those that are, and gives

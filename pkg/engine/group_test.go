@@ -268,3 +268,94 @@ func TestWriteSoonClosed(t *testing.T) {
 		})
 	}
 }
+
+// oneShardHeld is an index whose commits of one shard wait, and of which the first
+// then fails.
+type oneShardHeld struct {
+	*memory.Index
+	shard   int
+	release chan struct{}
+
+	mu     sync.Mutex
+	mixed  int // commits of several shards
+	commit int // of the shard that is held
+}
+
+func (x *oneShardHeld) Commit(ctx context.Context, c engine.Commit) ([]engine.Committed, error) {
+	shards := map[int]bool{}
+	for _, r := range c.Runs {
+		shards[engine.Shard(r.Catalog)] = true
+	}
+	x.mu.Lock()
+	if len(shards) > 1 {
+		x.mixed++
+	}
+	if shards[x.shard] {
+		x.commit++
+	}
+	n := x.commit
+	x.mu.Unlock()
+	if shards[x.shard] {
+		select {
+		case <-x.release:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if n == 1 {
+			return nil, engine.ErrUnavailable
+		}
+	}
+	return x.Index.Commit(ctx, c)
+}
+
+// A segment of many runs is committed a shard at a time: who is in another shard does
+// not wait for one that is slow, and what fails there is asked for again there alone.
+func TestSplitCommit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const writers = 100
+		name := func(w int) string { return fmt.Sprintf("c%d", w) }
+		x := &oneShardHeld{Index: memory.NewIndex(memory.Options{}), shard: engine.Shard(name(0)), release: make(chan struct{})}
+		objects := enginetest.NewFaultyObjects(memory.NewObjects(), func(enginetest.Call) enginetest.Fault { return enginetest.Fault{} })
+		e, err := engine.New(t.Context(), x, objects, engine.Options{SplitCommit: writers, Linger: time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := e.Close(context.WithoutCancel(t.Context())); err != nil {
+				t.Error(err)
+			}
+		}()
+		before := objects.Counts.Count("Put")
+		var answered [writers]atomic.Bool
+		var wg sync.WaitGroup
+		for w := range writers {
+			wg.Go(func() {
+				if _, err := e.Write(t.Context(), engine.WriteRequest{Catalog: name(w), Body: []byte(`{"a":1}`)}); err != nil {
+					t.Error(err)
+				}
+				answered[w].Store(true)
+			})
+		}
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+		held := 0
+		for w := range writers {
+			mine := engine.Shard(name(w)) == x.shard
+			if mine {
+				held++
+			}
+			if answered[w].Load() == mine {
+				t.Errorf("the write of %s is answered: %v; in the shard that is held: %v", name(w), mine, mine)
+			}
+		}
+		if held == 0 || held == writers {
+			t.Fatalf("%d of %d writes are in the shard that is held", held, writers)
+		}
+		close(x.release)
+		wg.Wait()
+		if puts := objects.Counts.Count("Put") - before; puts != 1 || x.mixed > 0 || x.commit != 2 {
+			t.Errorf("%d segments, %d commits of several shards, %d of the one that was held; want 1, 0, 2", puts, x.mixed, x.commit)
+		}
+	})
+}

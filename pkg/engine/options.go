@@ -44,6 +44,11 @@ type Options struct {
 	// default 0.
 	Linger time.Duration
 
+	// SplitCommit is from how many runs on a segment is committed a shard at a time, some
+	// of them at once, so that the first writes are answered while the index works on the
+	// others; default 0: never, for an index to which the whole is one step.
+	SplitCommit int
+
 	// PutTimeout is how long the put of a segment is tried, plus a second a MiB,
 	// before a tombstone decides; default 8 s.
 	PutTimeout time.Duration
@@ -158,7 +163,7 @@ func (o *Options) Validate() error {
 		def  int
 	}{
 		{"MaxBatch", &o.MaxBatch, 10_000}, {"MaxPendingWrites", &o.MaxPendingWrites, 65_536}, {"MaxInflight", &o.MaxInflight, 8},
-		{"Loads", &o.Loads, 10}, {"MaxLoads", &o.MaxLoads, 128}, {"CollectRate", &o.CollectRate, 500}, {"RestoreShards", &o.RestoreShards, 8}, {"FoldWorkers", &o.FoldWorkers, 0},
+		{"Loads", &o.Loads, 10}, {"MaxLoads", &o.MaxLoads, 128}, {"CollectRate", &o.CollectRate, 500}, {"RestoreShards", &o.RestoreShards, 8}, {"SplitCommit", &o.SplitCommit, 0}, {"FoldWorkers", &o.FoldWorkers, 0},
 	} {
 		if *f.v < 0 {
 			return fmt.Errorf("option %s is negative", f.name)

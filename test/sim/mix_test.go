@@ -33,6 +33,7 @@ type mix struct {
 	Grace, CompactAfter  time.Duration
 	LateIndex            time.Duration // how late a late request to the index is at most
 	RestoreShards        int           // that a new epoch fills at once
+	SplitCommit          int           // from how many runs on a segment is committed a shard at a time; 0: never
 	Purges, Pasts        int
 	FoldTimeout          time.Duration // of a client that folds
 	Old                  float64       // of writes that are sent again long after
@@ -88,6 +89,7 @@ func drawMix(seed uint64, kind string) mix {
 		m.Grace = 30 * time.Second // above what a put may be late, as the hour is
 	}
 	m.RestoreShards = 1 + int(seed%8)
+	m.SplitCommit = int(seed % 3)
 	m.CompactAfter = []time.Duration{time.Second, 3 * time.Second, 8 * time.Second}[c.IntN(3)]
 	if c.IntN(2) == 0 && kind == "" && m.Collect { // a process that only collects is stopped in it; no put is late or stopped, and the grace is short
 		m.Stops = 3 + c.IntN(3)

@@ -166,6 +166,7 @@ func (w *world) boot(slot int, mode bootMode) *process {
 		Sweep: true, DocumentCache: -1, FrameCache: -1, MaxInflight: w.mix.Inflight, Random: p.rnd, Hooks: w.hooks(p), NewEpoch: mode.newEpoch,
 		FoldMaxDeltas: w.mix.FoldMax,
 		RestoreShards: w.mix.RestoreShards,
+		SplitCommit:   w.mix.SplitCommit,
 		Collect:       w.mix.Collect, CollectEvery: time.Second, Grace: w.mix.Grace, CompactAfter: w.mix.CompactAfter, CollectRate: 1 << 20,
 	}
 	if mode.erases {

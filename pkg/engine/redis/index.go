@@ -23,7 +23,8 @@ type Options struct {
 	// Name of the lake; its keys begin with "lake:<name>:", without a name with
 	// "lake:".
 	Name string
-	// PoolSize is the number of connections to each server; default 10 a CPU.
+	// PoolSize is the most connections to each server; default 10 a CPU, at least 32: a
+	// segment may be committed a shard at a time, some at once.
 	PoolSize int
 	// ClientName is what the server shows in CLIENT LIST; default "lake".
 	ClientName string
