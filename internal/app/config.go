@@ -58,7 +58,7 @@ type Config struct {
 	MaxPendingBytes int64         `help:"Bytes of writes that wait to be committed; more are refused." default:"268435456" group:"Limits"`
 	MaxUnfolded     int64         `help:"Deltas of one catalog that may wait to be folded; over it its writers wait, and are then refused. Negative: any number." default:"4000000" group:"Limits"`
 	DocumentCache   int64         `help:"In-process cache of merged documents, bytes; negative: none." default:"268435456" group:"Limits"`
-	MaxInflight     int           `help:"Segments on their way to the bucket at once." default:"8" group:"Tuning"`
+	MaxInflight     int           `help:"Segments on their way to the bucket at once." default:"12" group:"Tuning"`
 	Linger          time.Duration `help:"How long a group commit waits for company although it could leave." default:"0s" group:"Tuning"`
 	PutTimeout      time.Duration `help:"How long the put of a segment is tried, plus a second a MiB." default:"8s" group:"Tuning"`
 	FoldDeltas      int64         `help:"A snapshot is due at max(this, document bytes / 256) deltas, or up to a quarter less, by catalog." default:"512" group:"Tuning"`

@@ -268,7 +268,7 @@ const shardsAtOnce = 8
 // commitShards commits runs in one call or, when there are many, a shard at a time
 // (Options.SplitCommit). It gives what commitOnce does.
 func (e *Engine) commitShards(ctx context.Context, id SegmentID, runs []*run, begin time.Time) (rest []*run, older []SegmentID, last error) {
-	if e.opts.SplitCommit == 0 || len(runs) < e.opts.SplitCommit {
+	if e.opts.SplitCommit == 0 || len(runs) < e.opts.SplitCommit || !e.group.slow() {
 		return e.commitOnce(ctx, id, runs, begin)
 	}
 	var parts [Shards]struct {

@@ -103,14 +103,30 @@ func (g *group) complete() bool {
 // is reserved while the other is put and committed, and more where the bucket is
 // slow, up to MaxInflight. Three make half as many segments again, which every server
 // pays for; with one nothing would be under way while a segment is reserved. More than
-// four are for at least four writes each: of a few hundred writes a second each would
-// have a put of its own, for some milliseconds less of waiting. The caller holds mu.
+// four are for at least four writes each, more than eight for sixteen: of a few hundred
+// writes a second each would have a put of its own, for some milliseconds less of
+// waiting. The caller holds mu.
 func (g *group) shares() int {
+	most := max(4, min(g.writes/4, 8), g.writes/16)
+	return max(min(g.puts(), g.e.opts.MaxInflight, most), 2)
+}
+
+// puts is how many should be under way at once, by the time that one takes. The caller
+// holds mu.
+func (g *group) puts() int {
 	const (
-		spacing = 6 * time.Millisecond // between two puts of a slow bucket
-		few     = 4
+		quick   = 6 * time.Millisecond // of a put is the servers' own work, which others under way slow down
+		spacing = 4 * time.Millisecond // between two puts of a slow bucket
 	)
-	return max(min(int(g.put/spacing), g.e.opts.MaxInflight, max(g.writes/few, few)), 2)
+	return int((g.put - quick) / spacing)
+}
+
+// slow tells that writes wait for the bucket, and not for the servers' cores: what
+// answers some of them sooner is worth a little more work then.
+func (g *group) slow() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.puts() > 2
 }
 
 // errNoTurn: a write's deadline came before its turn.

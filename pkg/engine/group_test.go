@@ -316,7 +316,12 @@ func TestSplitCommit(t *testing.T) {
 		const writers = 100
 		name := func(w int) string { return fmt.Sprintf("c%d", w) }
 		x := &oneShardHeld{Index: memory.NewIndex(memory.Options{}), shard: engine.Shard(name(0)), release: make(chan struct{})}
-		objects := enginetest.NewFaultyObjects(memory.NewObjects(), func(enginetest.Call) enginetest.Fault { return enginetest.Fault{} })
+		objects := enginetest.NewFaultyObjects(memory.NewObjects(), func(c enginetest.Call) enginetest.Fault {
+			if c.Op == "Put" {
+				return enginetest.Fault{Delay: 50 * time.Millisecond}
+			}
+			return enginetest.Fault{}
+		})
 		e, err := engine.New(t.Context(), x, objects, engine.Options{SplitCommit: writers, Linger: time.Millisecond})
 		if err != nil {
 			t.Fatal(err)
@@ -326,6 +331,13 @@ func TestSplitCommit(t *testing.T) {
 				t.Error(err)
 			}
 		}()
+		other := name(1)
+		if engine.Shard(other) == x.shard {
+			t.Fatalf("%s is in the shard that is held", other)
+		}
+		for range 4 { // the puts are found to be slow
+			write(t, e, other, "/", engine.MergeTypeReplace, "1")
+		}
 		before := objects.Counts.Count("Put")
 		var answered [writers]atomic.Bool
 		var wg sync.WaitGroup

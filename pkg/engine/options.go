@@ -36,7 +36,7 @@ type Options struct {
 	MaxUnfolded int64
 
 	// MaxInflight is how many segments may be on their way to the bucket at once;
-	// a group forms while all are taken. Default 8.
+	// a group forms while all are taken. Default 12.
 	MaxInflight int
 	// MaxGroupBytes closes a group; default 4 MiB.
 	MaxGroupBytes int64
@@ -46,7 +46,8 @@ type Options struct {
 
 	// SplitCommit is from how many runs on a segment is committed a shard at a time, some
 	// of them at once, so that the first writes are answered while the index works on the
-	// others; default 0: never, for an index to which the whole is one step.
+	// others, where puts take long enough for that to matter; default 0: never, for an
+	// index to which the whole is one step.
 	SplitCommit int
 
 	// PutTimeout is how long the put of a segment is tried, plus a second a MiB,
@@ -162,7 +163,7 @@ func (o *Options) Validate() error {
 		v    *int
 		def  int
 	}{
-		{"MaxBatch", &o.MaxBatch, 10_000}, {"MaxPendingWrites", &o.MaxPendingWrites, 65_536}, {"MaxInflight", &o.MaxInflight, 8},
+		{"MaxBatch", &o.MaxBatch, 10_000}, {"MaxPendingWrites", &o.MaxPendingWrites, 65_536}, {"MaxInflight", &o.MaxInflight, 12},
 		{"Loads", &o.Loads, 10}, {"MaxLoads", &o.MaxLoads, 128}, {"CollectRate", &o.CollectRate, 500}, {"RestoreShards", &o.RestoreShards, 8}, {"SplitCommit", &o.SplitCommit, 0}, {"FoldWorkers", &o.FoldWorkers, 0},
 	} {
 		if *f.v < 0 {
