@@ -22,3 +22,13 @@ func TestLimitMemory(t *testing.T) {
 		t.Errorf("the limit is %d, want the environment's %d", got, 1<<30)
 	}
 }
+
+// What a snapshotter keeps in place of writes that wait is within what the limit counts.
+func TestSnapshotterFrames(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ pending, want int64 }{{256 << 20, 320 << 20}, {0, 64 << 20}, {-1, 64 << 20}} {
+		if got := snapshotterFrames(&Config{MaxPendingBytes: tc.pending}); got != tc.want {
+			t.Errorf("with %d bytes of writes a snapshotter keeps %d of frames, want %d", tc.pending, got, tc.want)
+		}
+	}
+}

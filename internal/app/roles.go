@@ -80,7 +80,10 @@ func Snapshotter(ctx context.Context, c *Config, out, errOut io.Writer) error {
 	if err != nil {
 		return quiet(ctx, err)
 	}
-	e, err := p.startEngine(ctx, parts, func(o *engine.Options) { o.Collect = true })
+	e, err := p.startEngine(ctx, parts, func(o *engine.Options) {
+		o.Collect = true
+		o.FrameCache = snapshotterFrames(c)
+	})
 	if err != nil {
 		return quiet(ctx, err)
 	}
@@ -91,6 +94,14 @@ func Snapshotter(ctx context.Context, c *Config, out, errOut io.Writer) error {
 		return err
 	}
 	return p.until(ctx, out, "ready: snapshotter on "+nc.ConnectedUrlRedacted())
+}
+
+// snapshotterFrames is how many bytes of segments a snapshotter keeps: the room that
+// others have for writes that wait is its own for them. The deltas of a catalog stand in
+// as many segments, beside those of all that are written at the same time; what does not
+// stay in memory until all of these are folded is got from the bucket again and again.
+func snapshotterFrames(c *Config) int64 {
+	return engine.DefaultFrameCache + max(c.MaxPendingBytes, 0)
 }
 
 // Reader answers reads.
