@@ -58,6 +58,7 @@ type Config struct {
 	MaxPendingBytes int64         `help:"Bytes of writes that wait to be committed; more are refused." default:"268435456" group:"Limits"`
 	MaxUnfolded     int64         `help:"Deltas of one catalog that may wait to be folded; over it its writers wait, and are then refused. Negative: any number." default:"4000000" group:"Limits"`
 	DocumentCache   int64         `help:"In-process cache of merged documents, bytes; negative: none." default:"268435456" group:"Limits"`
+	FrameCache      int64         `help:"In-process cache of segments and small objects as they are stored, bytes; a snapshotter adds the bytes of writes that it does not have to keep. Negative: none." default:"67108864" group:"Limits"`
 	MaxInflight     int           `help:"Segments on their way to the bucket at once." default:"12" group:"Tuning"`
 	Linger          time.Duration `help:"How long a group commit waits for company although it could leave." default:"0s" group:"Tuning"`
 	PutTimeout      time.Duration `help:"How long the put of a segment is tried, plus a second a MiB." default:"8s" group:"Tuning"`
@@ -165,6 +166,7 @@ func (c *Config) engineOptions() engine.Options {
 		MaxPendingBytes: c.MaxPendingBytes,
 		MaxUnfolded:     c.MaxUnfolded,
 		DocumentCache:   c.DocumentCache,
+		FrameCache:      c.FrameCache,
 		MaxInflight:     c.MaxInflight,
 		Linger:          c.Linger,
 		PutTimeout:      c.PutTimeout,

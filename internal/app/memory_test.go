@@ -8,7 +8,7 @@ import (
 func TestLimitMemory(t *testing.T) {
 	before := debug.SetMemoryLimit(-1)
 	t.Cleanup(func() { debug.SetMemoryLimit(before) })
-	c := &Config{MaxPendingBytes: 32 << 20, DocumentCache: -1}
+	c := &Config{MaxPendingBytes: 32 << 20, DocumentCache: -1, FrameCache: 64 << 20}
 	t.Setenv("GOMEMLIMIT", "")
 	limitMemory(c)
 	if got, want := debug.SetMemoryLimit(-1), int64(2*(32+64)+64)<<20; got != want {
@@ -26,9 +26,9 @@ func TestLimitMemory(t *testing.T) {
 // What a snapshotter keeps in place of writes that wait is within what the limit counts.
 func TestSnapshotterFrames(t *testing.T) {
 	t.Parallel()
-	for _, tc := range []struct{ pending, want int64 }{{256 << 20, 320 << 20}, {0, 64 << 20}, {-1, 64 << 20}} {
-		if got := snapshotterFrames(&Config{MaxPendingBytes: tc.pending}); got != tc.want {
-			t.Errorf("with %d bytes of writes a snapshotter keeps %d of frames, want %d", tc.pending, got, tc.want)
+	for _, tc := range []struct{ frames, pending, want int64 }{{64 << 20, 256 << 20, 320 << 20}, {1 << 20, 1 << 20, 2 << 20}, {-1, 256 << 20, -1}} {
+		if got := snapshotterFrames(&Config{FrameCache: tc.frames, MaxPendingBytes: tc.pending}); got != tc.want {
+			t.Errorf("with %d bytes of frames and %d of writes a snapshotter keeps %d, want %d", tc.frames, tc.pending, got, tc.want)
 		}
 	}
 }

@@ -48,7 +48,7 @@ const ballast = 32 << 20
 // GOMEMLIMIT in the environment goes before.
 func limitMemory(c *Config) {
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(2*(max(c.MaxPendingBytes, 0)+max(c.DocumentCache, 0)+engine.DefaultFrameCache) + 64<<20)
+		debug.SetMemoryLimit(2*(max(c.MaxPendingBytes, 0)+max(c.DocumentCache, 0)+max(c.FrameCache, 0)) + 64<<20)
 	}
 }
 

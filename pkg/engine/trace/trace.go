@@ -99,7 +99,8 @@ func (t *Trace) Step(name string, begin time.Time) *Step {
 	if t == nil {
 		return nil
 	}
-	return t.Add(name, time.Since(begin))
+	now := time.Now()
+	return t.add(name, now.Sub(begin), now)
 }
 
 // Add adds a step that ends now and took as long, somewhere else.
@@ -107,8 +108,11 @@ func (t *Trace) Add(name string, took time.Duration) *Step {
 	if t == nil {
 		return nil
 	}
+	return t.add(name, took, time.Now())
+}
+
+func (t *Trace) add(name string, took time.Duration, now time.Time) *Step {
 	s := &Step{t: t, name: name, took: took}
-	now := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.steps) < maxSteps {
