@@ -232,8 +232,9 @@ func (p *Parts) openFiles(o *options, dir string) error {
 	return nil
 }
 
-// splitCommit is the default of engine.Options.SplitCommit on Redis, where a segment
-// is a script a shard whether they are sent together or not: four runs a script.
+// splitCommit is the default of engine.Options.SplitCommit on one Redis, where a segment
+// is a script a shard whether they are sent together or not: four runs a script. The
+// servers of a cluster are better asked at once.
 const splitCommit = 4 * engine.Shards
 
 func (p *Parts) openRedis(ctx context.Context, o *options, rawURL string) error {
@@ -258,7 +259,7 @@ func (p *Parts) openRedis(ctx context.Context, o *options, rawURL string) error 
 	}
 	p.Index = index
 	p.closers = append(p.closers, index.Close)
-	if o.engine.SplitCommit == 0 {
+	if o.engine.SplitCommit == 0 && !index.Clustered() {
 		o.engine.SplitCommit = splitCommit
 	}
 	switch {

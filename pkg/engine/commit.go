@@ -9,8 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/jsonlake/lake/pkg/engine/codec"
 )
 
@@ -260,47 +258,42 @@ func (e *Engine) waitOwn(ctx context.Context, s *segment) {
 	s.after = nil // else every segment would keep all before it
 }
 
-// shardsAtOnce is how many shards of a split segment are being committed: enough that
-// the index has the next ones while the first is on its way back, and few enough that
-// the connections suffice for others.
-const shardsAtOnce = 8
+// near is how long a shard's commit takes at most where it is worth a round trip of its
+// own.
+const near = 500 * time.Microsecond
 
-// commitShards commits runs in one call or, when there are many, a shard at a time
-// (Options.SplitCommit). It gives what commitOnce does.
+// commitShards commits runs in one call or, when there are many, one shard after the
+// other (Options.SplitCommit), until a call tells that the index is far away or busy. It
+// gives what commitOnce does.
 func (e *Engine) commitShards(ctx context.Context, id SegmentID, runs []*run, begin time.Time) (rest []*run, older []SegmentID, last error) {
 	if e.opts.SplitCommit == 0 || len(runs) < e.opts.SplitCommit || !e.group.slow() {
 		return e.commitOnce(ctx, id, runs, begin)
 	}
-	var parts [Shards]struct {
-		runs  []*run
-		older []SegmentID
-		last  error
-	}
+	var shards [Shards][]*run
 	for _, r := range runs {
-		p := &parts[Shard(r.catalog)]
-		p.runs = append(p.runs, r)
+		s := Shard(r.catalog)
+		shards[s] = append(shards[s], r)
 	}
-	var g errgroup.Group // whose errors are the parts' own
-	g.SetLimit(shardsAtOnce)
-	for i := range parts {
-		if p := &parts[i]; len(p.runs) > 0 {
-			g.Go(func() error {
-				p.runs, p.older, p.last = e.commitOnce(ctx, id, p.runs, begin)
-				return nil
-			})
+	far := false
+	for s := 0; s < Shards; s++ {
+		part := shards[s]
+		for ; far && s < Shards-1; s++ {
+			part = append(part, shards[s+1]...)
 		}
-	}
-	_ = g.Wait()
-	for i := range parts {
-		p := &parts[i]
-		rest = append(rest, p.runs...)
-		for _, o := range p.older {
+		if len(part) == 0 {
+			continue
+		}
+		start := time.Now()
+		waiting, before, err := e.commitOnce(ctx, id, part, begin)
+		far = time.Since(start) > near
+		rest = append(rest, waiting...)
+		for _, o := range before {
 			if !slices.Contains(older, o) {
 				older = append(older, o)
 			}
 		}
-		if p.last != nil && !errors.Is(last, ErrEpoch) {
-			last = p.last
+		if err != nil && !errors.Is(last, ErrEpoch) {
+			last = err
 		}
 	}
 	return rest, older, last

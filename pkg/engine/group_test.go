@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -269,105 +270,107 @@ func TestWriteSoonClosed(t *testing.T) {
 	}
 }
 
-// oneShardHeld is an index whose commits of one shard wait, and of which the first
-// then fails.
-type oneShardHeld struct {
+// shardCalls is an index that notes the shards of each commit, which takes a while. The
+// first of one shard fails.
+type shardCalls struct {
 	*memory.Index
-	shard   int
-	release chan struct{}
+	takes time.Duration
+	fails int // shard
 
-	mu     sync.Mutex
-	mixed  int // commits of several shards
-	commit int // of the shard that is held
+	mu    sync.Mutex
+	calls [][]int
 }
 
-func (x *oneShardHeld) Commit(ctx context.Context, c engine.Commit) ([]engine.Committed, error) {
-	shards := map[int]bool{}
+func (x *shardCalls) Commit(ctx context.Context, c engine.Commit) ([]engine.Committed, error) {
+	var shards []int
 	for _, r := range c.Runs {
-		shards[engine.Shard(r.Catalog)] = true
+		if s := engine.Shard(r.Catalog); !slices.Contains(shards, s) {
+			shards = append(shards, s)
+		}
 	}
+	time.Sleep(x.takes)
 	x.mu.Lock()
-	if len(shards) > 1 {
-		x.mixed++
-	}
-	if shards[x.shard] {
-		x.commit++
-	}
-	n := x.commit
-	x.mu.Unlock()
-	if shards[x.shard] {
-		select {
-		case <-x.release:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		if n == 1 {
-			return nil, engine.ErrUnavailable
-		}
+	defer x.mu.Unlock()
+	x.calls = append(x.calls, shards)
+	if slices.Contains(shards, x.fails) {
+		x.fails = -1
+		return nil, engine.ErrUnavailable
 	}
 	return x.Index.Commit(ctx, c)
 }
 
-// A segment of many runs is committed a shard at a time: who is in another shard does
-// not wait for one that is slow, and what fails there is asked for again there alone.
+// A segment of many runs is committed one shard after the other, each answered as it is
+// committed; what fails is asked for again by itself. Where a shard takes long, the others
+// go together.
 func TestSplitCommit(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		const writers = 100
-		name := func(w int) string { return fmt.Sprintf("c%d", w) }
-		x := &oneShardHeld{Index: memory.NewIndex(memory.Options{}), shard: engine.Shard(name(0)), release: make(chan struct{})}
-		objects := enginetest.NewFaultyObjects(memory.NewObjects(), func(c enginetest.Call) enginetest.Fault {
-			if c.Op == "Put" {
-				return enginetest.Fault{Delay: 50 * time.Millisecond}
-			}
-			return enginetest.Fault{}
-		})
-		e, err := engine.New(t.Context(), x, objects, engine.Options{SplitCommit: writers, Linger: time.Millisecond})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() {
-			if err := e.Close(context.WithoutCancel(t.Context())); err != nil {
-				t.Error(err)
-			}
-		}()
-		other := name(1)
-		if engine.Shard(other) == x.shard {
-			t.Fatalf("%s is in the shard that is held", other)
-		}
-		for range 4 { // the puts are found to be slow
-			write(t, e, other, "/", engine.MergeTypeReplace, "1")
-		}
-		before := objects.Counts.Count("Put")
-		var answered [writers]atomic.Bool
-		var wg sync.WaitGroup
-		for w := range writers {
-			wg.Go(func() {
-				if _, err := e.Write(t.Context(), engine.WriteRequest{Catalog: name(w), Body: []byte(`{"a":1}`)}); err != nil {
-					t.Error(err)
+	const writers = 200 // each shard has some
+	for _, tc := range []struct {
+		name       string
+		takes      time.Duration
+		calls, one int // commits, and those of one shard
+	}{
+		{"near", 100 * time.Microsecond, engine.Shards + 1, engine.Shards + 1},
+		{"far", 2 * time.Millisecond, 3, 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				const put = 50 * time.Millisecond
+				x := &shardCalls{Index: memory.NewIndex(memory.Options{}), takes: tc.takes, fails: -1}
+				objects := enginetest.NewFaultyObjects(memory.NewObjects(), func(c enginetest.Call) enginetest.Fault {
+					if c.Op == "Put" {
+						return enginetest.Fault{Delay: put}
+					}
+					return enginetest.Fault{}
+				})
+				const linger = time.Millisecond
+				e, err := engine.New(t.Context(), x, objects, engine.Options{SplitCommit: writers, Linger: linger})
+				if err != nil {
+					t.Fatal(err)
 				}
-				answered[w].Store(true)
+				defer func() {
+					if err := e.Close(context.WithoutCancel(t.Context())); err != nil {
+						t.Error(err)
+					}
+				}()
+				for range 4 { // the puts are found to be slow
+					write(t, e, "before", "/", engine.MergeTypeReplace, "1")
+				}
+				x.mu.Lock()
+				x.calls = nil
+				x.fails = 0 // the first that is asked
+				x.mu.Unlock()
+				time.Sleep(2 * linger) // nobody waits for company any more
+				begin := time.Now()
+				took := make([]time.Duration, writers)
+				var wg sync.WaitGroup
+				for w := range writers {
+					wg.Go(func() {
+						if _, err := e.Write(t.Context(), engine.WriteRequest{Catalog: fmt.Sprintf("c%d", w), Body: []byte(`{"a":1}`)}); err != nil {
+							t.Error(err)
+						}
+						took[w] = time.Since(begin)
+					})
+				}
+				wg.Wait()
+				one := 0
+				for _, shards := range x.calls {
+					if len(shards) == 1 {
+						one++
+					}
+				}
+				if len(x.calls) != tc.calls || one != tc.one || !slices.Equal(x.calls[0], x.calls[len(x.calls)-1]) {
+					t.Errorf("got the commits of the shards %v, want %d, %d of one shard, the last of the first's", x.calls, tc.calls, tc.one)
+				}
+				// The first call failed; the second is the first that is answered.
+				if got, want := slices.Min(took), linger+put+2*tc.takes; got != want {
+					t.Errorf("the first answer came after %v, want %v", got, want)
+				}
+				if first, last := slices.Min(took), slices.Max(took); last <= first {
+					t.Errorf("all were answered after %v, want one shard after the other", first)
+				}
 			})
-		}
-		time.Sleep(100 * time.Millisecond)
-		synctest.Wait()
-		held := 0
-		for w := range writers {
-			mine := engine.Shard(name(w)) == x.shard
-			if mine {
-				held++
-			}
-			if answered[w].Load() == mine {
-				t.Errorf("the write of %s is answered: %v; in the shard that is held: %v", name(w), mine, mine)
-			}
-		}
-		if held == 0 || held == writers {
-			t.Fatalf("%d of %d writes are in the shard that is held", held, writers)
-		}
-		close(x.release)
-		wg.Wait()
-		if puts := objects.Counts.Count("Put") - before; puts != 1 || x.mixed > 0 || x.commit != 2 {
-			t.Errorf("%d segments, %d commits of several shards, %d of the one that was held; want 1, 0, 2", puts, x.mixed, x.commit)
-		}
-	})
+		})
+	}
 }

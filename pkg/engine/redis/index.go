@@ -23,8 +23,7 @@ type Options struct {
 	// Name of the lake; its keys begin with "lake:<name>:", without a name with
 	// "lake:".
 	Name string
-	// PoolSize is the most connections to each server; default 10 a CPU, at least 32: a
-	// segment may be committed a shard at a time, some at once.
+	// PoolSize is the number of connections to each server; default 10 a CPU.
 	PoolSize int
 	// ClientName is what the server shows in CLIENT LIST; default "lake".
 	ClientName string
@@ -86,12 +85,18 @@ func (x *Index) connect(server *Server, o Options) {
 	x.admin = server.connect(Options{PoolSize: 8, ClientName: o.ClientName}, nil)
 	x.clock.past = time.Since
 	x.views = make([]viewBatcher, 1)
-	if _, ok := x.work.(*redis.ClusterClient); ok {
+	if x.Clustered() {
 		x.views = make([]viewBatcher, engine.Shards)
 	}
 	for i := range x.views {
 		x.views[i].index = x
 	}
+}
+
+// Clustered tells whether the shards may be on servers of their own.
+func (x *Index) Clustered() bool {
+	_, ok := x.work.(*redis.ClusterClient)
+	return ok
 }
 
 // Close closes the connections; later calls answer engine.ErrClosed.

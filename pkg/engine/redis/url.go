@@ -1,13 +1,11 @@
 package redis
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
 	"net"
 	"net/url"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -168,7 +166,7 @@ func (s *Server) connect(o Options, onConnect func(context.Context, *redis.Conn)
 	u.DialTimeout = 2 * time.Second
 	u.DialerRetries = 2
 	u.ConnMaxIdleTime = 5 * time.Minute
-	u.PoolSize = cmp.Or(o.PoolSize, max(10*runtime.GOMAXPROCS(0), 32))
+	u.PoolSize = o.PoolSize
 	u.PipelinePoolSize = -1 // nearly all is pipelined: one pool
 	u.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	return redis.NewUniversalClient(&u)
