@@ -258,13 +258,9 @@ func (e *Engine) waitOwn(ctx context.Context, s *segment) {
 	s.after = nil // else every segment would keep all before it
 }
 
-// near is how long a shard's commit takes at most where it is worth a round trip of its
-// own.
-const near = 500 * time.Microsecond
-
 // commitShards commits runs in one call or, when there are many, one shard after the
-// other (Options.SplitCommit), until a call tells that the index is far away or busy. It
-// gives what commitOnce does.
+// other (Options.SplitCommit), or the first alone where the index is far away. It gives
+// what commitOnce does.
 func (e *Engine) commitShards(ctx context.Context, id SegmentID, runs []*run, begin time.Time) (rest []*run, older []SegmentID, last error) {
 	if e.opts.SplitCommit == 0 || len(runs) < e.opts.SplitCommit || !e.group.slow() {
 		return e.commitOnce(ctx, id, runs, begin)
@@ -285,7 +281,7 @@ func (e *Engine) commitShards(ctx context.Context, id SegmentID, runs []*run, be
 		}
 		start := time.Now()
 		waiting, before, err := e.commitOnce(ctx, id, part, begin)
-		far = time.Since(start) > near
+		far = !e.group.near(time.Since(start))
 		rest = append(rest, waiting...)
 		for _, o := range before {
 			if !slices.Contains(older, o) {

@@ -37,6 +37,7 @@ type group struct {
 	inflight int               // segments reserved and not yet put
 	open     int               // segments not yet settled
 	put      time.Duration     // how long puts took of late
+	shard    time.Duration     // and commits of a shard by themselves, about the quickest of them
 	writes   int               // not answered yet
 	bytes    int64             // of their payloads
 	closed   bool
@@ -127,6 +128,20 @@ func (g *group) slow() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.puts() > 2
+}
+
+// near notes how long the commit of a shard took, and tells whether the index is so
+// near that each is worth a round trip of its own. About the quickest counts: a slow one
+// may have waited for others.
+func (g *group) near(took time.Duration) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shard == 0 || took < g.shard {
+		g.shard = took
+	} else {
+		g.shard += (took - g.shard) / 32
+	}
+	return g.shard < 500*time.Microsecond
 }
 
 // errNoTurn: a write's deadline came before its turn.
