@@ -281,7 +281,9 @@ func (e *Engine) commitShards(ctx context.Context, id SegmentID, runs []*run, be
 		}
 		start := time.Now()
 		waiting, before, err := e.commitOnce(ctx, id, part, begin)
-		far = !e.group.near(time.Since(start))
+		if !far { // else it was not one shard
+			far = !e.group.near(time.Since(start))
+		}
 		rest = append(rest, waiting...)
 		for _, o := range before {
 			if !slices.Contains(older, o) {

@@ -20,19 +20,25 @@ import (
 // slowed is an engine whose puts take put, and each call of its index script.
 func slowed(t *testing.T, put, script time.Duration) (*engine.Engine, *enginetest.FaultyObjects) {
 	t.Helper()
-	objects := enginetest.NewFaultyObjects(memory.NewObjects(), func(c enginetest.Call) enginetest.Fault {
-		if c.Op == "Put" {
-			return enginetest.Fault{Delay: put}
-		}
-		return enginetest.Fault{}
-	})
 	index := enginetest.NewFaultyIndex(memory.NewIndex(memory.Options{}), func(c enginetest.Call) enginetest.Fault {
 		if c.Op == "PreCommit" || c.Op == "Commit" {
 			return enginetest.Fault{Delay: script}
 		}
 		return enginetest.Fault{}
 	})
-	e, err := engine.New(t.Context(), index, objects, engine.Options{})
+	return slowPuts(t, index, put, engine.Options{})
+}
+
+// slowPuts is an engine on an index whose puts take so long.
+func slowPuts(t *testing.T, index engine.IndexAdapter, put time.Duration, o engine.Options) (*engine.Engine, *enginetest.FaultyObjects) {
+	t.Helper()
+	objects := enginetest.NewFaultyObjects(memory.NewObjects(), func(c enginetest.Call) enginetest.Fault {
+		if c.Op == "Put" {
+			return enginetest.Fault{Delay: put}
+		}
+		return enginetest.Fault{}
+	})
+	e, err := engine.New(t.Context(), index, objects, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,22 +324,8 @@ func TestSplitCommit(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const put = 50 * time.Millisecond
 				x := &shardCalls{Index: memory.NewIndex(memory.Options{}), takes: tc.takes, fails: -1}
-				objects := enginetest.NewFaultyObjects(memory.NewObjects(), func(c enginetest.Call) enginetest.Fault {
-					if c.Op == "Put" {
-						return enginetest.Fault{Delay: put}
-					}
-					return enginetest.Fault{}
-				})
 				const linger = time.Millisecond
-				e, err := engine.New(t.Context(), x, objects, engine.Options{SplitCommit: writers, Linger: linger})
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer func() {
-					if err := e.Close(context.WithoutCancel(t.Context())); err != nil {
-						t.Error(err)
-					}
-				}()
+				e, _ := slowPuts(t, x, put, engine.Options{SplitCommit: writers, Linger: linger})
 				for range 4 { // the puts are found to be slow
 					write(t, e, "before", "/", engine.MergeTypeReplace, "1")
 				}
