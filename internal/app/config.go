@@ -57,8 +57,8 @@ type Config struct {
 	MaxOps          int           `name:"max-ops" help:"Most operations of one JSON Patch." default:"10000" group:"Limits"`
 	MaxPendingBytes int64         `help:"Bytes of writes that wait to be committed; more are refused." default:"268435456" group:"Limits"`
 	MaxUnfolded     int64         `help:"Deltas of one catalog that may wait to be folded; over it its writers wait, and are then refused. Negative: any number." default:"4000000" group:"Limits"`
-	DocumentCache   int64         `help:"In-process cache of merged documents, bytes; negative: none." default:"268435456" group:"Limits"`
-	FrameCache      int64         `help:"In-process cache of segments and small objects as they are stored, bytes; a snapshotter adds the bytes of writes that it does not have to keep. Negative: none." default:"67108864" group:"Limits"`
+	DocumentCache   int64         `help:"In-process cache of merged documents, bytes; 0 or negative: none." default:"268435456" group:"Limits"`
+	FrameCache      int64         `help:"In-process cache of segments and small objects as they are stored, bytes; a snapshotter adds the bytes of writes that it does not have to keep. 0 or negative: none." default:"67108864" group:"Limits"`
 	MaxInflight     int           `help:"Segments on their way to the bucket at once." default:"12" group:"Tuning"`
 	Linger          time.Duration `help:"How long a group commit waits for company although it could leave." default:"0s" group:"Tuning"`
 	PutTimeout      time.Duration `help:"How long the put of a segment is tried, plus a second a MiB." default:"8s" group:"Tuning"`
@@ -165,14 +165,23 @@ func (c *Config) engineOptions() engine.Options {
 		Limits:          merge.Limits{MaxDocument: c.MaxDocument, MaxDepth: c.MaxDepth, MaxOps: c.MaxOps},
 		MaxPendingBytes: c.MaxPendingBytes,
 		MaxUnfolded:     c.MaxUnfolded,
-		DocumentCache:   c.DocumentCache,
-		FrameCache:      c.FrameCache,
+		DocumentCache:   cacheBytes(c.DocumentCache),
+		FrameCache:      cacheBytes(c.FrameCache),
 		MaxInflight:     c.MaxInflight,
 		Linger:          c.Linger,
 		PutTimeout:      c.PutTimeout,
 		CacheTTL:        c.CacheTTL,
 		Policy:          engine.Policy{MinDeltas: c.FoldDeltas, MinBytes: c.FoldBytes, MaxAge: c.FoldAge},
 	}
+}
+
+// cacheBytes is the bound of a cache as the engine takes it: 0, which is none here, is
+// the default there.
+func cacheBytes(n int64) int64 {
+	if n == 0 {
+		return -1
+	}
+	return n
 }
 
 // Setting is a flag with its value in force, for `lake config show`.

@@ -26,7 +26,10 @@ func TestLimitMemory(t *testing.T) {
 // What a snapshotter keeps in place of writes that wait is within what the limit counts.
 func TestSnapshotterFrames(t *testing.T) {
 	t.Parallel()
-	for _, tc := range []struct{ frames, pending, want int64 }{{64 << 20, 256 << 20, 320 << 20}, {1 << 20, 1 << 20, 2 << 20}, {-1, 256 << 20, -1}} {
+	for _, tc := range []struct{ frames, pending, want int64 }{{64 << 20, 256 << 20, 320 << 20}, {1 << 20, 1 << 20, 2 << 20}, {-1, 256 << 20, -1}, {0, 256 << 20, -1}} {
+		if o := (&Config{FrameCache: tc.frames, DocumentCache: tc.frames}).engineOptions(); tc.frames <= 0 && (o.FrameCache >= 0 || o.DocumentCache >= 0) {
+			t.Errorf("caches of %d bytes are %d and %d for the engine, where negative is none", tc.frames, o.FrameCache, o.DocumentCache)
+		}
 		if got := snapshotterFrames(&Config{FrameCache: tc.frames, MaxPendingBytes: tc.pending}); got != tc.want {
 			t.Errorf("with %d bytes of frames and %d of writes a snapshotter keeps %d, want %d", tc.frames, tc.pending, got, tc.want)
 		}

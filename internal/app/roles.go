@@ -101,8 +101,8 @@ func Snapshotter(ctx context.Context, c *Config, out, errOut io.Writer) error {
 // as many segments, beside those of all that are written at the same time; what does not
 // stay in memory until all of these are folded is got from the bucket again and again.
 func snapshotterFrames(c *Config) int64 {
-	if c.FrameCache < 0 {
-		return c.FrameCache
+	if c.FrameCache <= 0 {
+		return cacheBytes(c.FrameCache)
 	}
 	return c.FrameCache + c.MaxPendingBytes
 }
