@@ -44,7 +44,9 @@ import (
 // Wakes: Poke and PokeFor, and polling. A round reads the shards that were poked for, and
 // every Poll all of them: other processes write, too. The faster events come the longer the relay waits
 // between two rounds, so that more of them become one: 4,000 events a second
-// is what it aims at most for, MaxLinger is the longest wait. When an outbox has
+// is what it aims at most for, MaxLinger is the longest wait of a shard. Rounds that publish many
+// have fewer shards, in turn, and follow one another sooner: the servers that carry
+// events carry writes, too, and a thousand at once hold those up. When an outbox has
 // more than a round reads, rounds follow one another without a wait.
 type Relay struct {
 	Outbox   engine.Outbox
@@ -107,6 +109,11 @@ const (
 	manyRoundReads = 1 << 16 // events
 )
 
+// evenRound is how many events a round should publish at most: one that had more, of
+// several shards, is followed by rounds of half as many shards. Rounds that publish next
+// to nothing have more of them again.
+const evenRound = 64
+
 // stopTimeout bounds the last rounds and the release of the leases.
 const stopTimeout = 2 * time.Second
 
@@ -141,7 +148,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		return fmt.Errorf("run the relay: %w", err)
 	}
 	r.init()
-	run := &relayRun{Relay: r, entries: minEntries, won: make(chan struct{}, 1)}
+	run := &relayRun{Relay: r, entries: minEntries, share: engine.Shards, won: make(chan struct{}, 1)}
 	run.setDefaults()
 	pub, err := newPublisher(r.JS.Conn(), run.ackTimeout)
 	if err != nil {
@@ -169,7 +176,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	defer cancel()
 	for more := !failing; more; {
 		var err error
-		run.looked = time.Time{}
+		run.looked, run.share = time.Time{}, engine.Shards
 		if _, more, err = run.round(last); err != nil {
 			run.report(err)
 			break
@@ -186,9 +193,13 @@ type relayRun struct {
 	*Relay
 	pub     *publisher
 	lead    *lead
-	entries int       // to read of each shard
-	kept    *round    // failed, to be repeated
-	looked  time.Time // when all shards were read; zero: they are next
+	entries int           // to read of each shard
+	kept    *round        // failed, to be repeated
+	looked  time.Time     // when all shards were due; zero: they are next
+	share   int           // shards that a round reads at most
+	todo    uint32        // shards that are due, a bit each
+	next    int           // shard whose turn it is
+	longest time.Duration // wait after the round: its shards' part of maxLinger
 	won     chan struct{}
 
 	ttl, linger, maxLinger, poll, maxPoll, ackTimeout, timeout, maxBackoff time.Duration
@@ -248,12 +259,15 @@ func (r *relayRun) loop(ctx context.Context) (failing bool) {
 			r.looked = time.Time{}
 			continue
 		}
-		gap := min(max(time.Duration(published)*perEvent, r.linger), r.maxLinger)
+		gap := min(max(time.Duration(published)*perEvent, r.linger), r.longest)
 		if !sleep(ctx, gap-time.Since(began)) {
 			return false
 		}
 		if published > 0 {
 			poll, poked = r.poll, false
+			continue
+		}
+		if r.todo != 0 {
 			continue
 		}
 		// Whoever poked for nothing is not heard this time: events may be off, and each
@@ -361,6 +375,12 @@ func (r *relayRun) round(ctx context.Context) (published int, more bool, err err
 		return 0, false, err
 	}
 	r.kept = nil
+	switch n := k.stats.Published; {
+	case n > evenRound:
+		r.share = max(r.share/2, 1)
+	case n < evenRound/4:
+		r.share = min(2*r.share, engine.Shards)
+	}
 	if r.OnRound != nil {
 		k.stats.Took = time.Since(k.began)
 		r.OnRound(k.stats)
@@ -368,14 +388,28 @@ func (r *relayRun) round(ctx context.Context) (published int, more bool, err err
 	return k.stats.Published, more, nil
 }
 
-// due are those of the shards that are to be read now.
+// due are the shards to be read now: of those that were poked for, or of all when it is
+// time for that, as many as a round may have. The others have their turn in the next.
 func (r *relayRun) due(held []int) []int {
-	poked := r.poked.Swap(0)
+	r.todo |= r.poked.Swap(0)
 	if now := time.Now(); r.looked.IsZero() || now.Sub(r.looked) >= r.poll {
-		r.looked = now
-		return held
+		r.looked, r.todo = now, everyShard
 	}
-	return slices.DeleteFunc(held, func(shard int) bool { return poked&(1<<shard) == 0 })
+	turn, _ := slices.BinarySearch(held, r.next)
+	var list []int
+	todo := r.todo
+	r.todo = 0
+	for _, shard := range slices.Concat(held[turn:], held[:turn]) {
+		switch bit := uint32(1) << shard; {
+		case todo&bit == 0:
+		case len(list) < r.share:
+			list, r.next = append(list, shard), shard+1
+		default:
+			r.todo |= bit
+		}
+	}
+	r.longest = r.maxLinger * time.Duration(max(len(list), 1)) / time.Duration(len(held))
+	return list
 }
 
 // ours tells whether a kept round may be repeated: its entries are those of this

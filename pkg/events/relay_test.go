@@ -180,6 +180,54 @@ func TestRelayPokeFor(t *testing.T) {
 	told()
 }
 
+// Rounds that publish many events have fewer shards, in turn, until they are even; when
+// there is little to publish all shards are read at once again.
+func TestRelayRoundsAreEven(t *testing.T) {
+	t.Parallel()
+	js := natsOf(t, testenv.NATS(t), Config{})
+	o := &asked{outbox: newOutbox()}
+	r := o.relay(js)
+	r.Outbox = o
+	r.Poll, r.MaxPoll = time.Hour, time.Hour
+	w := watch(t, js, WatchOptions{})
+	start(t, r.Run)
+	// commit has one commit of each catalog relayed, and gives the shards of each call.
+	commit := func(catalogs int) [][]int {
+		before := len(o.all())
+		for i := range catalogs {
+			o.commit(catalogName(i), 1)
+		}
+		r.Poke()
+		testenv.WaitFor(t, patience, func() bool { return o.len() == 0 && w.reached(o.outbox) })
+		return o.all()[before:]
+	}
+	until := func(catalogs int, what string, even func(calls [][]int) bool) {
+		t.Helper()
+		for tries := 0; ; tries++ {
+			calls := commit(catalogs)
+			if even(calls) {
+				return
+			}
+			if tries == 50 {
+				t.Fatalf("%d events were read in calls for the shards %v, want %s", catalogs, calls, what)
+			}
+		}
+	}
+	until(16*evenRound, "one after the other", func(calls [][]int) bool {
+		seen := map[int]bool{}
+		for _, shards := range calls {
+			if len(shards) > 1 {
+				return false
+			}
+			for _, shard := range shards {
+				seen[shard] = true
+			}
+		}
+		return len(seen) == engine.Shards
+	})
+	until(1, "all at once", func(calls [][]int) bool { return len(calls[0]) == engine.Shards })
+}
+
 func TestRelayNATSAway(t *testing.T) {
 	t.Parallel()
 	srv := testenv.NATS(t)
