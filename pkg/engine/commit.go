@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/jsonlake/lake/pkg/engine/codec"
 )
@@ -219,7 +222,7 @@ func (e *Engine) commit(ctx context.Context, s *segment) {
 			turn.end(time.Now()) // others may have been held up like this process
 		} else {
 			var older []SegmentID
-			todo, older, last = e.commitShards(ctx, s.id, todo, begin)
+			todo, older, last = e.commitParted(ctx, s.id, todo, begin)
 			if errors.Is(last, ErrEpoch) {
 				break
 			}
@@ -258,43 +261,62 @@ func (e *Engine) waitOwn(ctx context.Context, s *segment) {
 	s.after = nil // else every segment would keep all before it
 }
 
-// commitShards commits runs in one call or, when there are many, one shard after the
-// other (Options.SplitCommit), or the first alone where the index is far away. It gives
-// what commitOnce does.
-func (e *Engine) commitShards(ctx context.Context, id SegmentID, runs []*run, begin time.Time) (rest []*run, older []SegmentID, last error) {
-	if e.opts.SplitCommit == 0 || len(runs) < e.opts.SplitCommit || !e.group.slow() {
+// A large segment (Options.SplitCommit) is committed in so many parts, so many of them at
+// once: the writers of the first are answered while the index works on the others, and it
+// never waits for a round trip. With more at once all come back together; with more parts
+// the servers have more to do for each write.
+const (
+	commitParts = 4
+	partsAtOnce = 2
+)
+
+// commitParted commits runs in one call or, when there are many, in parts. It gives what
+// commitOnce does.
+func (e *Engine) commitParted(ctx context.Context, id SegmentID, runs []*run, begin time.Time) (rest []*run, older []SegmentID, last error) {
+	if e.opts.SplitCommit == 0 || len(runs) < e.opts.SplitCommit {
 		return e.commitOnce(ctx, id, runs, begin)
 	}
+	var mu sync.Mutex
+	var g errgroup.Group // whose errors are last
+	g.SetLimit(partsAtOnce)
+	for _, part := range inParts(runs) {
+		g.Go(func() error {
+			waiting, before, err := e.commitOnce(ctx, id, part, begin)
+			mu.Lock()
+			defer mu.Unlock()
+			rest = append(rest, waiting...)
+			for _, o := range before {
+				if !slices.Contains(older, o) {
+					older = append(older, o)
+				}
+			}
+			if err != nil && !errors.Is(last, ErrEpoch) {
+				last = err
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	return rest, older, last
+}
+
+// inParts sorts runs into at most commitParts parts of whole shards, about as large as
+// one another.
+func inParts(runs []*run) (parts [][]*run) {
 	var shards [Shards][]*run
 	for _, r := range runs {
 		s := Shard(r.catalog)
 		shards[s] = append(shards[s], r)
 	}
-	far := false
-	for s := 0; s < Shards; s++ {
-		part := shards[s]
-		for ; far && s < Shards-1; s++ {
-			part = append(part, shards[s+1]...)
-		}
-		if len(part) == 0 {
-			continue
-		}
-		start := time.Now()
-		waiting, before, err := e.commitOnce(ctx, id, part, begin)
-		if !far { // else it was not one shard
-			far = !e.group.near(time.Since(start))
-		}
-		rest = append(rest, waiting...)
-		for _, o := range before {
-			if !slices.Contains(older, o) {
-				older = append(older, o)
-			}
-		}
-		if err != nil && !errors.Is(last, ErrEpoch) {
-			last = err
+	left := len(runs)
+	var part []*run
+	for _, of := range shards {
+		if part = append(part, of...); len(part) > 0 && len(part)*(commitParts-len(parts)) >= left {
+			left -= len(part)
+			parts, part = append(parts, part), nil
 		}
 	}
-	return rest, older, last
+	return parts
 }
 
 // commitOnce asks the index to commit runs, answers those that are, and gives

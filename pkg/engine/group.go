@@ -37,7 +37,6 @@ type group struct {
 	inflight int               // segments reserved and not yet put
 	open     int               // segments not yet settled
 	put      time.Duration     // how long puts took of late
-	shard    time.Duration     // and commits of a shard by themselves, about the quickest of them
 	writes   int               // not answered yet
 	bytes    int64             // of their payloads
 	closed   bool
@@ -108,40 +107,12 @@ func (g *group) complete() bool {
 // writes a second each would have a put of its own, for some milliseconds less of
 // waiting. The caller holds mu.
 func (g *group) shares() int {
-	most := max(4, min(g.writes/4, 8), g.writes/16)
-	return max(min(g.puts(), g.e.opts.MaxInflight, most), 2)
-}
-
-// puts is how many should be under way at once, by the time that one takes. The caller
-// holds mu.
-func (g *group) puts() int {
 	const (
 		quick   = 6 * time.Millisecond // of a put is the servers' own work, which others under way slow down
 		spacing = 4 * time.Millisecond // between two puts of a slow bucket
 	)
-	return int((g.put - quick) / spacing)
-}
-
-// slow tells that writes wait for the bucket, and not for the servers' cores: what
-// answers some of them sooner is worth a little more work then.
-func (g *group) slow() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.puts() > 2
-}
-
-// near notes how long the commit of a shard took, and tells whether the index is so
-// near that each is worth a round trip of its own. About the quickest counts: a slow one
-// may have waited for others.
-func (g *group) near(took time.Duration) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.shard == 0 || took < g.shard {
-		g.shard = took
-	} else {
-		g.shard += (took - g.shard) / 32
-	}
-	return g.shard < 500*time.Microsecond
+	most := max(4, min(g.writes/4, 8), g.writes/16)
+	return max(min(int((g.put-quick)/spacing), g.e.opts.MaxInflight, most), 2)
 }
 
 // errNoTurn: a write's deadline came before its turn.

@@ -305,64 +305,57 @@ func (x *shardCalls) Commit(ctx context.Context, c engine.Commit) ([]engine.Comm
 	return x.Index.Commit(ctx, c)
 }
 
-// A segment of many runs is committed one shard after the other, each answered as it is
-// committed; what fails is asked for again by itself. Where a shard takes long, the others
-// go together.
+// A segment of many runs is committed in four parts of whole shards, two at once, each
+// answered as it is committed; what fails is asked for again by itself.
 func TestSplitCommit(t *testing.T) {
 	t.Parallel()
-	const writers = 200 // each shard has some
-	for _, tc := range []struct {
-		name       string
-		takes      time.Duration
-		calls, one int // commits, and those of one shard
-	}{
-		{"near", 100 * time.Microsecond, engine.Shards + 1, engine.Shards + 1},
-		{"far", 2 * time.Millisecond, 3, 2},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				const put = 50 * time.Millisecond
-				x := &shardCalls{Index: memory.NewIndex(memory.Options{}), takes: tc.takes, fails: -1}
-				const linger = time.Millisecond
-				e, _ := slowPuts(t, x, put, engine.Options{SplitCommit: writers, Linger: linger})
-				for range 4 { // the puts are found to be slow
-					write(t, e, "before", "/", engine.MergeTypeReplace, "1")
+	synctest.Test(t, func(t *testing.T) {
+		const (
+			writers = 200 // each shard has some
+			put     = 50 * time.Millisecond
+			takes   = time.Millisecond // a part
+			linger  = time.Millisecond
+		)
+		x := &shardCalls{Index: memory.NewIndex(memory.Options{}), takes: takes, fails: 0} // in the first part
+		e, _ := slowPuts(t, x, put, engine.Options{SplitCommit: writers, Linger: linger})
+		begin := time.Now()
+		took := make([]time.Duration, writers)
+		var wg sync.WaitGroup
+		for w := range writers {
+			wg.Go(func() {
+				if _, err := e.Write(t.Context(), engine.WriteRequest{Catalog: fmt.Sprintf("c%d", w), Body: []byte(`{"a":1}`)}); err != nil {
+					t.Error(err)
 				}
-				x.mu.Lock()
-				x.calls = nil
-				x.fails = 0 // the first that is asked
-				x.mu.Unlock()
-				time.Sleep(2 * linger) // nobody waits for company any more
-				begin := time.Now()
-				took := make([]time.Duration, writers)
-				var wg sync.WaitGroup
-				for w := range writers {
-					wg.Go(func() {
-						if _, err := e.Write(t.Context(), engine.WriteRequest{Catalog: fmt.Sprintf("c%d", w), Body: []byte(`{"a":1}`)}); err != nil {
-							t.Error(err)
-						}
-						took[w] = time.Since(begin)
-					})
-				}
-				wg.Wait()
-				one := 0
-				for _, shards := range x.calls {
-					if len(shards) == 1 {
-						one++
-					}
-				}
-				if len(x.calls) != tc.calls || one != tc.one || !slices.Equal(x.calls[0], x.calls[len(x.calls)-1]) {
-					t.Errorf("got the commits of the shards %v, want %d, %d of one shard, the last of the first's", x.calls, tc.calls, tc.one)
-				}
-				// The first call failed; the second is the first that is answered.
-				if got, want := slices.Min(took), linger+put+2*tc.takes; got != want {
-					t.Errorf("the first answer came after %v, want %v", got, want)
-				}
-				if first, last := slices.Min(took), slices.Max(took); last <= first {
-					t.Errorf("all were answered after %v, want one shard after the other", first)
-				}
+				took[w] = time.Since(begin)
 			})
-		})
-	}
+		}
+		wg.Wait()
+		if len(x.calls) != 5 {
+			t.Fatalf("got commits of the shards %v, want four parts and the first again", x.calls)
+		}
+		var all []int
+		for i, shards := range x.calls[:4] {
+			all = append(all, shards...)
+			if len(shards) < engine.Shards/4-1 || len(shards) > engine.Shards/4+1 {
+				t.Errorf("part %d has %d shards, want about a quarter", i, len(shards))
+			}
+		}
+		if slices.Sort(all); len(all) != engine.Shards || len(slices.Compact(all)) != engine.Shards {
+			t.Errorf("the parts have the shards %v, want each once", x.calls[:4])
+		}
+		failed := slices.IndexFunc(x.calls, func(shards []int) bool { return slices.Contains(shards, 0) })
+		if !slices.Equal(x.calls[4], x.calls[failed]) {
+			t.Errorf("the shards %v were asked for again, want those of the part that failed, %v", x.calls[4], x.calls[failed])
+		}
+		// One of the first two failed. All that was committed is answered before it is
+		// asked for again.
+		after := map[time.Duration]int{}
+		for _, d := range took {
+			after[d-linger-put]++
+		}
+		const again = 2*takes + 2*time.Millisecond + takes // both pairs, the pause, the first part
+		if len(after) != 3 || after[takes] == 0 || after[2*takes] <= after[takes] || after[again] == 0 {
+			t.Errorf("got answers so long after the put: %v; want those of a part after %v, of two after %v, of the first after %v", after, takes, 2*takes, again)
+		}
+	})
 }

@@ -44,10 +44,9 @@ type Options struct {
 	// default 0.
 	Linger time.Duration
 
-	// SplitCommit is from how many runs on a segment is committed one shard after the
-	// other, so that the first writes are answered while the index works on the others,
-	// where puts take long enough for that to matter; default 0: never, for an index to
-	// which the whole is one step.
+	// SplitCommit is from how many runs on a segment is committed in parts, of some
+	// shards each, so that the first writes are answered while the index works on the
+	// others; default 0: never, for an index to which the whole is one step.
 	SplitCommit int
 
 	// PutTimeout is how long the put of a segment is tried, plus a second a MiB,

@@ -33,7 +33,7 @@ type mix struct {
 	Grace, CompactAfter  time.Duration
 	LateIndex            time.Duration // how late a late request to the index is at most
 	RestoreShards        int           // that a new epoch fills at once
-	SplitCommit          int           // from how many runs on a segment is committed a shard at a time; 0: never
+	SplitCommit          int           // from how many runs on a segment is committed in parts; 0: never
 	Purges, Pasts        int
 	FoldTimeout          time.Duration // of a client that folds
 	Old                  float64       // of writes that are sent again long after
