@@ -42,9 +42,8 @@ func openDoor(target string) (*door, error) {
 	}
 	d.server = &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if wait := time.Duration(d.putLatency.Load()); wait > 0 && r.Method == http.MethodPut {
-			select {
-			case <-time.After(wait):
-			case <-r.Context().Done():
+			if err := pause(r.Context(), wait); err != nil {
+				w.WriteHeader(http.StatusServiceUnavailable)
 				return
 			}
 		}
