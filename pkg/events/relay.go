@@ -375,12 +375,6 @@ func (r *relayRun) round(ctx context.Context) (published int, more bool, err err
 		return 0, false, err
 	}
 	r.kept = nil
-	switch n := k.stats.Published; {
-	case n > evenRound:
-		r.share = max(r.share/2, 1)
-	case n < evenRound/4:
-		r.share = min(2*r.share, engine.Shards)
-	}
 	if r.OnRound != nil {
 		k.stats.Took = time.Since(k.began)
 		r.OnRound(k.stats)
@@ -453,6 +447,7 @@ func (r *relayRun) read(ctx context.Context, epoch uint64, held []int) (*round, 
 		more = more || len(b.Events) >= r.entries
 	}
 	if len(k.upTo) == 0 {
+		r.even(0)
 		return nil, false, nil
 	}
 	switch {
@@ -464,7 +459,18 @@ func (r *relayRun) read(ctx context.Context, epoch uint64, held []int) (*round, 
 	if err := k.plan(r.Subjects, coalesce(batches), r.Due); err != nil {
 		return nil, false, err
 	}
+	r.even(k.stats.Published)
 	return k, more, nil
+}
+
+// even sets how many shards the next round has, after one of so many events.
+func (r *relayRun) even(events int) {
+	switch {
+	case events > evenRound:
+		r.share = max(r.share/2, 1)
+	case events < evenRound/4:
+		r.share = min(2*r.share, engine.Shards)
+	}
 }
 
 // plan lays the events of the catalogs out in waves.

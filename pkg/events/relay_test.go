@@ -519,8 +519,13 @@ func TestRelayRefusesHalfASetUp(t *testing.T) {
 func TestRoundLimitAdapts(t *testing.T) {
 	t.Parallel()
 	o := newOutbox()
-	run := &relayRun{Relay: &Relay{Outbox: o}, entries: minEntries}
+	run := &relayRun{Relay: &Relay{Outbox: o}, entries: minEntries, share: 1}
 	run.setDefaults()
+	for want := 2; want <= engine.Shards; want *= 2 { // nothing to read
+		if k, _, err := run.read(t.Context(), 1, []int{0}); k != nil || err != nil || run.share != want {
+			t.Fatalf("got a round of %v, %v, the next of %d shards, want none and %d", k, err, run.share, want)
+		}
+	}
 	one := span("users", 0, 1)
 	shard := engine.Shard("users")
 	o.mu.Lock()
