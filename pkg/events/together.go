@@ -14,7 +14,8 @@ import (
 // itself flushes as soon as its flusher gets a turn, while publishers wait for
 // the lock that it holds: with 64 requests in flight that is a write a message, the
 // dearest part of a small request. A message alone is written at once, by nats.go's
-// flusher; one of many waits only until goroutines that could run have run.
+// flusher; one of many waits only until goroutines that could run have run. So does the first
+// after such a write: where requests come and go together it is not alone for long.
 //
 // It is for connections over TCP, and takes the place of a dialer: not for one that has
 // a nats.SetCustomDialer.
@@ -52,6 +53,8 @@ type together struct {
 	mu      sync.Mutex
 	room    sync.Cond // of waiting, or err was set
 	waiting []byte    // to be written next
+	calls   int       // of Write that waiting is of
+	several bool      // the last write was of more than one call
 	asked   time.Time // when Write was called last
 	writes  bool      // somebody writes, and will look at waiting again
 	err     error     // of a write, for good
@@ -81,10 +84,11 @@ func (c *together) Write(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	now := time.Now()
-	alone := !c.writes && (now.Sub(c.asked) > togetherPause || len(p) >= togetherLarge)
+	alone := !c.writes && (now.Sub(c.asked) > togetherPause && !c.several || len(p) >= togetherLarge)
 	c.asked = now
 	if !alone {
 		c.waiting = append(c.waiting, p...)
+		c.calls++
 		c.poke()
 		return len(p), nil
 	}
@@ -128,6 +132,7 @@ func (c *together) run() {
 				break
 			}
 			c.waiting = spare[:0]
+			c.several, c.calls = c.calls > 1, 0
 			c.room.Broadcast()
 			c.mu.Unlock()
 			_ = c.write(out, time.Now())
