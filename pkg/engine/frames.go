@@ -411,19 +411,23 @@ type getAll struct {
 	b    []byte // once done is closed; nil: it failed
 }
 
-// claim tells how to get some runs of a segment: all of it (lead is theirs to end), or as
-// somebody else's GET of all of it gives it (join), or else just their range.
+// claim tells how to get some runs of a segment: from memory (b), where somebody else may
+// have put it since the caller looked; all of it (lead is theirs to end); as somebody
+// else's GET of all of it gives it (join); or else just their range.
 //
 // Catalogs that are written together share their segments: a process that folds or
 // reads a thousand of them would get each segment a thousand times, a small range
 // each. So the second time it is all of it; for a fold, after which others come, the
 // first time.
-func (s *store) claim(f *fetch, fold bool) (lead, join *getAll) {
+func (s *store) claim(key string, f *fetch, fold bool) (b []byte, lead, join *getAll) {
 	if s.memory == nil || f.to > maxInMemory {
-		return nil, nil
+		return nil, nil, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if b := s.recallSegment(key); f.to <= int64(len(b)) {
+		return b, nil, nil
+	}
 	w := s.wholes[f.segment]
 	if w == nil {
 		if len(s.wholes) >= maxWholes {
@@ -432,17 +436,17 @@ func (s *store) claim(f *fetch, fold bool) (lead, join *getAll) {
 		w = &whole{}
 		s.wholes[f.segment] = w
 		if !fold {
-			return nil, nil
+			return nil, nil, nil
 		}
 	}
 	switch {
 	case w.large:
-		return nil, nil
+		return nil, nil, nil
 	case w.get != nil:
-		return nil, w.get
+		return nil, nil, w.get
 	}
 	w.get = &getAll{done: make(chan struct{})}
-	return w.get, nil
+	return nil, w.get, nil
 }
 
 // got ends a GET of all of a segment and keeps what it gave, unless that is too
@@ -468,11 +472,10 @@ func (s *store) got(f *fetch, key string, g *getAll, b []byte) (kept bool) {
 // fetched gives bytes of a segment in which all runs of a fetch stand, and where they
 // begin in it. kept: they are all of the segment, and in memory.
 func (s *store) fetched(ctx context.Context, key string, f *fetch, fold bool) (b []byte, off int64, kept bool, err error) {
-	// Got by somebody else since this one looked?
-	if b := s.recallSegment(key); f.to <= int64(len(b)) {
+	b, lead, join := s.claim(key, f, fold)
+	if b != nil {
 		return b, 0, true, nil
 	}
-	lead, join := s.claim(f, fold)
 	if join != nil {
 		select {
 		case <-join.done:
