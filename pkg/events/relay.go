@@ -350,7 +350,7 @@ func (r *relayRun) round(ctx context.Context) (published int, more bool, err err
 	}
 	if r.kept == nil {
 		if len(held) == 0 || epoch == 0 {
-			r.looked = time.Time{}
+			r.looked, r.todo = time.Time{}, 0
 			return 0, false, nil
 		}
 		if held = r.due(held); len(held) == 0 {
