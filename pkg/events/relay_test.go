@@ -141,23 +141,33 @@ func (a *asked) all() [][]int {
 	return slices.Clone(a.shards)
 }
 
-// Whoever pokes for a catalog has its shard read, not all of them; the others are
-// read when it is time for all.
-func TestRelayPokeFor(t *testing.T) {
-	t.Parallel()
+// askedRelay is a relay that runs, and looks at an outbox only when it is poked. told waits
+// until all that was committed was heard.
+func askedRelay(t *testing.T) (o *asked, r *Relay, told func()) {
+	t.Helper()
 	js := natsOf(t, testenv.NATS(t), Config{})
-	o := &asked{outbox: newOutbox()}
-	r := o.relay(js)
+	o = &asked{outbox: newOutbox()}
+	r = o.relay(js)
 	r.Outbox = o
 	r.Poll, r.MaxPoll = time.Hour, time.Hour
 	w := watch(t, js, WatchOptions{})
 	start(t, r.Run)
+	return o, r, func() {
+		t.Helper()
+		testenv.WaitFor(t, patience, func() bool { return o.len() == 0 && w.reached(o.outbox) })
+	}
+}
+
+// Whoever pokes for a catalog has its shard read, not all of them; the others are
+// read when it is time for all.
+func TestRelayPokeFor(t *testing.T) {
+	t.Parallel()
+	o, r, told := askedRelay(t)
 	const users = "users"
 	other := "a"
 	for engine.Shard(other) == engine.Shard(users) {
 		other += "a"
 	}
-	told := func() { testenv.WaitFor(t, patience, func() bool { return o.len() == 0 && w.reached(o.outbox) }) }
 	o.commit(users, 1)
 	o.commit(other, 1)
 	r.Poke()
@@ -184,13 +194,7 @@ func TestRelayPokeFor(t *testing.T) {
 // there is little to publish all shards are read at once again.
 func TestRelayRoundsAreEven(t *testing.T) {
 	t.Parallel()
-	js := natsOf(t, testenv.NATS(t), Config{})
-	o := &asked{outbox: newOutbox()}
-	r := o.relay(js)
-	r.Outbox = o
-	r.Poll, r.MaxPoll = time.Hour, time.Hour
-	w := watch(t, js, WatchOptions{})
-	start(t, r.Run)
+	o, r, told := askedRelay(t)
 	// commit has one commit of each catalog relayed, and gives the shards of each call.
 	commit := func(catalogs int) [][]int {
 		before := len(o.all())
@@ -198,7 +202,7 @@ func TestRelayRoundsAreEven(t *testing.T) {
 			o.commit(catalogName(i), 1)
 		}
 		r.Poke()
-		testenv.WaitFor(t, patience, func() bool { return o.len() == 0 && w.reached(o.outbox) })
+		told()
 		return o.all()[before:]
 	}
 	until := func(catalogs int, what string, even func(calls [][]int) bool) {
@@ -513,6 +517,15 @@ func TestRelayRefusesHalfASetUp(t *testing.T) {
 	js := connect(t, testenv.NATS(t).URL)
 	if err := (&Relay{Outbox: o, Leases: o, JS: js, Epoch: func() uint64 { return 1 }, Subjects: Subjects{Prefix: "*"}}).Run(t.Context()); !errors.Is(err, engine.ErrInvalid) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Who has lost all its leases has no shard left to read: it rests until one is won.
+func TestRelayWithoutLeases(t *testing.T) {
+	t.Parallel()
+	run := &relayRun{Relay: &Relay{Outbox: newOutbox(), Epoch: func() uint64 { return 1 }}, lead: &lead{}, todo: everyShard}
+	if n, more, err := run.round(t.Context()); n != 0 || more || err != nil || run.todo != 0 {
+		t.Errorf("got %d events, more %v, %v, shards %x to read, want none", n, more, err, run.todo)
 	}
 }
 
