@@ -1,22 +1,28 @@
 package bench
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"net"
-	"net/http"
-	"net/http/httputil"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// door stands in front of an S3 server, makes PUTs slower.
-// Signatures stay valid: the Host header passes as the client sent it.
+// door stands in front of an S3 server and makes PUTs slower. It hands bytes on as they
+// come, in one goroutine a direction, and takes no more of the machine than that: a
+// request begins where something comes from a client, and one that begins with "PUT "
+// waits first. (S3's clients have one request under way on a connection.)
 type door struct {
 	url        string
+	target     string
 	putLatency atomic.Int64 // time.Duration
-	server     *http.Server
-	transport  *http.Transport
+	listener   net.Listener
+	ctx        context.Context
+	cancel     context.CancelFunc
+	serving    sync.WaitGroup
 }
 
 func openDoor(target string) (*door, error) {
@@ -28,35 +34,58 @@ func openDoor(target string) (*door, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &door{
-		url:       "http://" + l.Addr().String(),
-		transport: &http.Transport{MaxIdleConns: 4096, MaxIdleConnsPerHost: 4096, DisableCompression: true},
-	}
-	proxy := &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.SetURL(to)
-			r.Out.Host = r.In.Host
-		},
-		Transport:    d.transport,
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
-	}
-	d.server = &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if wait := time.Duration(d.putLatency.Load()); wait > 0 && r.Method == http.MethodPut {
-			if err := pause(r.Context(), wait); err != nil {
-				w.WriteHeader(http.StatusServiceUnavailable)
-				return
-			}
-		}
-		proxy.ServeHTTP(w, r)
-	})}
-	go func() { _ = d.server.Serve(l) }() // ends with close
+	d := &door{url: "http://" + l.Addr().String(), target: to.Host, listener: l}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.serving.Go(d.accept)
 	return d, nil
 }
 
+func (d *door) accept() {
+	for {
+		in, err := d.listener.Accept()
+		if err != nil {
+			return // closed
+		}
+		d.serving.Go(func() { d.serve(in) })
+	}
+}
+
+// serve hands on what comes over a connection, until either side ends it.
+func (d *door) serve(in net.Conn) {
+	defer in.Close()
+	out, err := new(net.Dialer).DialContext(d.ctx, "tcp", d.target)
+	if err != nil {
+		return // the client sees its connection closed, and tries again
+	}
+	defer out.Close()
+	stop := context.AfterFunc(d.ctx, func() {
+		_ = in.Close()
+		_ = out.Close()
+	})
+	defer stop()
+	d.serving.Go(func() {
+		_, _ = io.Copy(in, out)
+		_ = in.Close() // ends the loop below
+	})
+	buf := make([]byte, 256<<10)
+	for {
+		n, err := in.Read(buf)
+		if err != nil {
+			return
+		}
+		if wait := time.Duration(d.putLatency.Load()); wait > 0 && bytes.HasPrefix(buf[:n], []byte("PUT ")) {
+			if pause(d.ctx, wait) != nil {
+				return
+			}
+		}
+		if _, err := out.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
 func (d *door) close() {
-	_ = d.server.Close()
-	d.transport.CloseIdleConnections()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	_ = d.server.Shutdown(ctx)
+	d.cancel()
+	_ = d.listener.Close()
+	d.serving.Wait()
 }
