@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,7 +38,7 @@ func TestDeadlineIsSent(t *testing.T) {
 	for _, tc := range []struct {
 		timeout  time.Duration // 0: the client's own
 		min, max int
-	}{{0, 6800, 6900}, {time.Second, 800, 900}, {time.Hour, 60_000, 60_000}, {30 * time.Millisecond, 1, 27}} {
+	}{{0, 6800, 6900}, {time.Second, 800, 900}, {10 * time.Second, 9800, 9900}, {30 * time.Millisecond, 1, 27}} {
 		ctx, cancel := t.Context(), context.CancelFunc(func() {})
 		if tc.timeout > 0 {
 			ctx, cancel = context.WithTimeout(ctx, tc.timeout)
@@ -50,6 +51,22 @@ func TestDeadlineIsSent(t *testing.T) {
 		if ms, err := strconv.Atoi(<-got); err != nil || ms < tc.min || ms > tc.max {
 			t.Errorf("%v: got %d ms, %v, want %d to %d", tc.timeout, ms, err, tc.min, tc.max)
 		}
+	}
+	// Of a read that may take longer than the service's default nothing is said, either.
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	if _, err := c.Read(ctx, engine.ReadRequest{Catalog: "users"}); err != nil {
+		t.Fatal(err)
+	}
+	if ms := <-got; ms != "" {
+		t.Errorf("a read with an hour: got %q, want nothing", ms)
+	}
+	// What is seldom answered at once is told.
+	if _, err := c.Fold(ctx, "users"); err == nil {
+		t.Error("a fold with an answer that is none: no error")
+	}
+	if ms := <-got; ms != "60000" {
+		t.Errorf("a fold with an hour: got %q, want 60000", ms)
 	}
 	// Where the service's default is meant nothing is said, but where it must not be
 	// the other way round: of what waits for something, and of writes.
@@ -72,6 +89,40 @@ func TestDeadlineIsSent(t *testing.T) {
 	}
 	if ms := <-got; ms != "9900" {
 		t.Errorf("a write: got %q, want 9900", ms)
+	}
+}
+
+// A read that needs more time than the service's default, and has it, is asked for once
+// more and told so. One that has no more ends.
+func TestReadNeedsMoreTime(t *testing.T) {
+	t.Parallel()
+	s := testenv.NATS(t)
+	var asked atomic.Int64
+	fake(t, s, func(m *nats.Msg) {
+		asked.Add(1)
+		if m.Header.Get("Lake-Timeout") != "" && strings.HasSuffix(m.Subject, "large") {
+			_ = m.Respond([]byte(`1`))
+			return
+		}
+		_ = m.RespondMsg(&nats.Msg{
+			Header: nats.Header{"Nats-Service-Error-Code": {"504"}, "Nats-Service-Error": {"too late"}},
+			Data:   []byte(`{"type":"about:blank","title":"Gateway Timeout","status":504,"code":"deadline","detail":"too late"}`),
+		})
+	})
+	c := connect(t, s)
+	long, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	for _, tc := range []struct {
+		ctx     context.Context
+		catalog string
+		asked   int64
+		fails   bool
+	}{{long, "large", 2, false}, {long, "endless", 2, true}, {t.Context(), "large", 1, true}} {
+		asked.Store(0)
+		res, err := c.Read(tc.ctx, engine.ReadRequest{Catalog: tc.catalog})
+		if errors.Is(err, context.DeadlineExceeded) != tc.fails || err == nil && string(res.Body) != "1" || asked.Load() != tc.asked {
+			t.Errorf("%s: got %s, %v, asked %d times; want %d, failing %t", tc.catalog, res.Body, err, asked.Load(), tc.asked, tc.fails)
+		}
 	}
 }
 

@@ -203,9 +203,18 @@ const (
 	maxMargin = 100 * time.Millisecond
 )
 
+// manner is what a request is to a service.
+type manner int
+
+const (
+	query  manner = iota // changes nothing
+	read                 // the same, and mostly answered at once
+	change               // may change something
+)
+
 // ask sends a request and gives the answer; of an error the answer too, for its
-// headers. write says that the request changes something.
-func (c *Client) ask(ctx context.Context, subject string, header nats.Header, body []byte, write bool) (*nats.Msg, error) {
+// headers.
+func (c *Client) ask(ctx context.Context, subject string, header nats.Header, body []byte, what manner) (*nats.Msg, error) {
 	deadline, bounded := ctx.Deadline()
 	left := c.timeout
 	if bounded {
@@ -233,15 +242,17 @@ func (c *Client) ask(ctx context.Context, subject string, header nats.Header, bo
 	}
 	t := trace.FromContext(ctx)
 	begin := t.Now()
-	if bounded || write || left != defaultTimeout || header[events.HeaderMinVersion] != nil || t != nil {
+	// Most reads are not told a time, and travel without a header: it costs both sides
+	// and the server. The service takes its default, and is waited for.
+	untold := what != change && header[events.HeaderMinVersion] == nil && t == nil &&
+		(!bounded && left == defaultTimeout || bounded && what == read && left >= defaultTimeout+maxMargin)
+	if untold {
+		left += maxMargin
+	} else {
 		if header == nil {
 			header = nats.Header{}
 		}
 		header[events.HeaderTimeout] = []string{strconv.FormatInt(budget(left).Milliseconds(), 10)}
-	} else {
-		// Most reads are not told a time, and travel without a header: it costs both
-		// sides and the server. The service takes its default, and is waited for.
-		left += maxMargin
 	}
 	if t != nil {
 		header[events.HeaderTrace] = []string{"1"}
@@ -257,17 +268,21 @@ func (c *Client) ask(ctx context.Context, subject string, header nats.Header, bo
 	}
 	if err = c.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: reply, Header: header, Data: body}); err != nil {
 		c.inbox.forget(id, w)
-		return nil, c.failed(err, write)
+		return nil, c.failed(err, what == change)
 	}
 	msg, err := c.inbox.wait(ctx, id, w, left)
 	if err != nil {
-		return nil, c.failed(err, write)
+		return nil, c.failed(err, what == change)
 	}
 	if t != nil {
 		there := t.AddServerTiming(msg.Header.Get(events.HeaderServerTiming))
 		t.Add("Wire", max(0, time.Since(begin)-there)).Str("subject", subject)
 	}
-	return msg, problemOf(msg)
+	err = problemOf(msg)
+	if late := (*deadlineError)(nil); untold && bounded && errors.As(err, &late) && time.Until(deadline) > maxMargin {
+		return c.ask(ctx, subject, header, body, query) // it needs more than the default, and there is more
+	}
+	return msg, err
 }
 
 var errClosed = fmt.Errorf("%w: the client is closed; nothing was sent", engine.ErrUnavailable)

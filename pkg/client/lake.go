@@ -50,7 +50,7 @@ func (c *Client) Read(ctx context.Context, req engine.ReadRequest) (engine.ReadR
 	if err != nil {
 		return engine.ReadResult{}, err
 	}
-	msg, err := c.ask(ctx, c.subjects.Read(req.Catalog), h, nil, false)
+	msg, err := c.ask(ctx, c.subjects.Read(req.Catalog), h, nil, read)
 	if msg == nil {
 		return engine.ReadResult{}, err
 	}
@@ -211,7 +211,7 @@ func (c *Client) Fold(ctx context.Context, catalog string) (engine.FoldResult, e
 	if err := engine.ValidateCatalog(catalog); err != nil {
 		return engine.FoldResult{}, err
 	}
-	msg, err := c.ask(ctx, c.subjects.Snapshot(catalog), nil, nil, false)
+	msg, err := c.ask(ctx, c.subjects.Snapshot(catalog), nil, nil, query)
 	if err != nil {
 		return engine.FoldResult{}, err
 	}
@@ -244,7 +244,7 @@ func (c *Client) query(ctx context.Context, subject string, req, res any) error 
 	if err != nil {
 		return fmt.Errorf("encode the request: %w", err)
 	}
-	msg, err := c.ask(ctx, subject, nil, body, false)
+	msg, err := c.ask(ctx, subject, nil, body, query)
 	if err != nil {
 		return err
 	}

@@ -144,7 +144,7 @@ func (c *Client) change(ctx context.Context, subject string, h nats.Header, body
 	if err := setWriteOptions(h, o); err != nil {
 		return err
 	}
-	msg, err := c.ask(ctx, subject, h, body, true)
+	msg, err := c.ask(ctx, subject, h, body, change)
 	if err != nil && o.ID != "" && errors.Is(err, engine.ErrUnknown) {
 		return &engine.UnknownError{ID: o.ID, Err: err}
 	}
