@@ -223,8 +223,8 @@ func catalogNames(n, of int) []string {
 }
 
 // TestRedisCommands holds what a write costs the index in commands and scripts,
-// events on: a segment is one script of reservation and one of commit a shard, and a run is
-// one RPUSH at most within them.
+// events on: a segment is a script of reservation and one of commit for 128 runs, of whole
+// shards, and a run is one RPUSH at most within them.
 func TestRedisCommands(t *testing.T) {
 	t.Parallel()
 	server := testenv.Redis(t)
@@ -237,9 +237,9 @@ func TestRedisCommands(t *testing.T) {
 	}{
 		{"alone: two scripts, and all that is paid once a segment and shard", 1, 100, 2, 20},
 		{"64 runs, one catalog: one shard has them all", 64, 1, 2, 0.32},
-		{"64 runs of 1,000 catalogs: every shard has a few", 64, 1000, 32, 5.8},
+		{"64 runs of 1,000 catalogs: every shard has a few", 64, 1000, 2, 4.4},
 		{"1,000 runs, one catalog: one RPUSH takes many runs", 1000, 1, 2, 0.021},
-		{"1,000 runs of 1,000 catalogs: one RPUSH a catalog, the rest once a shard", 1000, 1000, 32, 1.32},
+		{"1,000 runs of 1,000 catalogs: one RPUSH a catalog, the rest once a shard", 1000, 1000, 22, 1.3},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			x := openRedis(t, server.URL, fmt.Sprintf("commands%d", i))

@@ -10,8 +10,7 @@ import (
 	"github.com/jsonlake/lake/pkg/engine"
 )
 
-// Commit makes runs visible, a script a shard. The script commits the runs of a
-// catalog in one piece or not at all. When they are not all open and next in
+// Commit makes runs visible. The script commits the runs of a catalog in one piece or not at all. When they are not all open and next in
 // turn (after a sweeper's or an earlier partial commit), it answers the plan,
 // the answers are worked out here, and what can go now is asked for once more.
 func (x *Index) Commit(ctx context.Context, c engine.Commit) ([]engine.Committed, error) {
@@ -87,72 +86,83 @@ func (x *Index) commit(ctx context.Context, c engine.Commit, shards []*shardGrou
 // commitCall lays out the arguments of lua/commit.lua.
 func (x *Index) commitCall(c engine.Commit, s *shardGroup, segment string) *call {
 	k := &x.keys[s.shard]
-	g := len(s.catalogs)
 	keys := newTexts()
 	for _, key := range [...]string{k.heads, k.plan + segment, k.pending, k.refs, k.catalogs, k.outbox} {
 		keys.text(key)
 	}
-	args := newTexts()
-	args.b = strconv.AppendUint(args.b, c.Epoch, 10)
-	args.end()
-	args.text(segment)
-	args.text(s.names())
-	args.number(int64(g))
-	for j, i := range s.runs {
-		args.b = appendPlanLine(args.b, j > 0, s.catalogs[s.of[j]].b64, &c.Runs[i])
-	}
-	args.end()
-	if !s.contiguous() {
-		more := false
-		for i := range s.catalogs {
-			for _, r := range s.catalogs[i].runs {
-				args.b = appendPlanLine(args.b, more, s.catalogs[i].b64, &c.Runs[r])
-				more = true
-			}
-		}
-	}
-	args.end()
 	for i := range s.catalogs {
 		keys.b = append(keys.b, k.log...)
 		keys.text(s.catalogs[i].b64)
-		args.text(s.catalogs[i].b64)
 	}
+	plain := len(s.catalogs) == len(s.runs)
 	for i := range s.catalogs {
 		cat := &s.catalogs[i]
-		var deltas, bytes int64
-		ids := 0
 		for _, r := range cat.runs {
-			deltas += int64(c.Runs[r].N)
-			bytes += c.Runs[r].Len
+			plain = plain && c.Runs[r].N == 1 && c.Runs[r].ID == ""
 			if id := c.Runs[r].ID; id != "" {
-				ids++
 				keys.text(k.idOf(cat.b64, id))
 			}
 		}
-		first, last := &c.Runs[cat.runs[0]], &c.Runs[cat.runs[len(cat.runs)-1]]
-		end := last.First.Add(last.N - 1)
-		args.number(int64(len(cat.runs)))
-		args.number(int64(ids))
-		args.fixed(end)
-		args.number(deltas)
-		args.number(bytes)
-		args.b = appendEvent(args.b, cat.b64, first.First, end, deltas, bytes, c.Segment.Writer, last.Author)
-		args.end()
-		for _, r := range cat.runs {
-			run := &c.Runs[r]
-			live := engine.Run{First: run.First, Last: run.First.Add(run.N - 1), N: run.N, Type: run.Type, Path: run.Path, Off: run.Off, Len: run.Len}
-			args.b = appendRun(args.b, &live, segment)
-			args.end()
-		}
-		for _, r := range cat.runs {
-			if run := &c.Runs[r]; run.ID != "" {
-				start, end := receipt(run.First, run.N, run.Fingerprint)
-				args.text(start)
-				args.text(end)
+	}
+	v := newValues()
+	v.number(int64(len(keys.ends)))
+	v.string(s.names())
+	v.number(int64(len(s.catalogs)))
+	for j, i := range s.runs {
+		v.text = appendPlanLine(v.text, j > 0, s.catalogs[s.of[j]].b64, &c.Runs[i])
+	}
+	v.add()
+	if !s.contiguous() {
+		for i := range s.catalogs {
+			for _, r := range s.catalogs[i].runs {
+				v.text = appendPlanLine(v.text, len(v.text) > 0, s.catalogs[i].b64, &c.Runs[r])
 			}
 		}
 	}
-	return &call{script: x.scripts.Load().commit, shard: s.shard, keys: keys.strings(), args: args.args()}
+	v.add()
+	v.flag(plain)
+	for i := range s.catalogs {
+		v.string(s.catalogs[i].b64)
+	}
+	for i := range s.catalogs {
+		appendGroup(v, c, &s.catalogs[i], plain, segment)
+	}
+	return &call{script: x.scripts.Load().commit, shard: s.shard, keys: keys.strings(), args: []any{strconv.FormatUint(c.Epoch, 10), segment}, values: v.argument(), runs: len(s.runs)}
+}
+
+// appendGroup lays out the runs of a catalog.
+func appendGroup(v *values, c engine.Commit, cat *catalogGroup, plain bool, segment string) {
+	var deltas, bytes int64
+	ids := 0
+	for _, r := range cat.runs {
+		deltas += int64(c.Runs[r].N)
+		bytes += c.Runs[r].Len
+		if c.Runs[r].ID != "" {
+			ids++
+		}
+	}
+	if !plain {
+		v.number(int64(len(cat.runs)))
+		v.number(int64(ids))
+		v.number(deltas)
+	}
+	first, last := &c.Runs[cat.runs[0]], &c.Runs[cat.runs[len(cat.runs)-1]]
+	v.number(bytes)
+	v.text = appendEvent(v.text, cat.b64, first.First, last.First.Add(last.N-1), deltas, bytes, c.Segment.Writer, last.Author)
+	v.add()
+	for _, r := range cat.runs {
+		run := &c.Runs[r]
+		live := engine.Run{First: run.First, Last: run.First.Add(run.N - 1), N: run.N, Type: run.Type, Path: run.Path, Off: run.Off, Len: run.Len}
+		v.text = appendRun(v.text, &live, segment)
+		v.add()
+	}
+	for _, r := range cat.runs {
+		if run := &c.Runs[r]; run.ID != "" {
+			start, end := receipt(run.First, run.N, run.Fingerprint)
+			v.string(start)
+			v.string(end)
+		}
+	}
 }
 
 // contiguous tells whether the runs of each catalog follow one another.

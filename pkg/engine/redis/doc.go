@@ -18,9 +18,12 @@
 // A run costs one element of a list. Everything else is paid once a segment and
 // shard: PreCommit is one HMGET and one HSET for all heads, one SET of the plan,
 // one ZADD; Commit is one HMGET and one HSET, an RPUSH a catalog, one SETRANGE of
-// the plan, one HINCRBY, one XADD. All shards of a call travel in one pipeline.
-// Entries of the logs come ready-made from Go, because string work in Lua is what
-// a script's time goes into. Views of unchanged heads need no script: one HMGET
+// the plan, one HINCRBY, one XADD. Entries of the logs come ready-made from Go, because
+// string work in Lua is what a script's time goes into, and what belongs to the runs of a
+// shard comes as one text of MessagePack values, because each argument costs the server an
+// object and a place in a table. On one server a script does several shards, up to 128 runs,
+// and asks INFO and TIME once for all; in a cluster a script does one. All scripts of a call
+// travel in one pipeline. Views of unchanged heads need no script: one HMGET
 // a shard, shared by the readers that wait at that moment.
 //
 // # Scripts

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/tinylib/msgp/msgp"
 	"go.uber.org/goleak"
 
 	"github.com/jsonlake/lake/internal/testenv"
@@ -76,9 +77,9 @@ func TestIndexRetried(t *testing.T) {
 	})
 }
 
-// twice sends everything twice and gives the second answer. But a conditional
-// pre-commit is not told again why it was refused, only to try again: there the
-// first answer stands.
+// twice sends everything twice and gives the second answer. But a pre-commit that is
+// conditional, or bounded, is not told again why it was refused, only to try again: there
+// the first answer stands.
 type twice struct{ index *Index }
 
 func (twice) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -109,14 +110,21 @@ func (h twice) order(ctx context.Context, cmd redis.Cmder) (first, second redis.
 	other := redis.NewCmd(ctx, cmd.Args()...)
 	args := cmd.Args()
 	if len(args) > 3 && args[1] == h.index.scripts.Load().precommit.sha {
-		text := func(i int) int {
-			s, _ := args[i].(string)
-			n, _ := strconv.Atoi(s)
-			return n
+		keys, err := strconv.Atoi(args[2].(string))
+		if err != nil {
+			panic(err)
 		}
-		argv := 3 + text(2)
-		if catalogs, runs := text(argv+3), text(argv+4); len(args) > argv+5+catalogs+2*runs {
-			return cmd, other
+		for _, shard := range args[3+keys+2:] { // see lua/precommit.lua
+			values := msgp.NewReader(strings.NewReader(*shard.(*string)))
+			var read [7]any
+			for i := range read {
+				if read[i], err = values.ReadIntf(); err != nil {
+					panic(err)
+				}
+			}
+			if most, extras := read[4].(int64), read[6].(int64); most > 0 || extras > 0 {
+				return cmd, other
+			}
 		}
 	}
 	return other, cmd

@@ -86,7 +86,7 @@ func (s *shardGroup) names() string {
 	return b.String()
 }
 
-// PreCommit reserves versions for the runs of a segment, a script a shard.
+// PreCommit reserves versions for the runs of a segment.
 func (x *Index) PreCommit(ctx context.Context, p engine.PreCommit) (engine.Reservation, error) {
 	for i := range p.Runs {
 		r := &p.Runs[i]
@@ -136,44 +136,56 @@ func (x *Index) PreCommit(ctx context.Context, p engine.PreCommit) (engine.Reser
 func (x *Index) reserveCall(p *engine.PreCommit, s *shardGroup, segment string) *call {
 	k := &x.keys[s.shard]
 	keys := []string{k.heads, k.planOf(segment), k.pending, k.catalogs}
-	args := newTexts()
-	args.b = strconv.AppendUint(args.b, p.Epoch, 10)
-	args.end()
-	args.text(segment)
-	args.text(s.names())
-	args.number(int64(len(s.catalogs)))
-	args.number(int64(len(s.runs)))
-	args.number(max(p.MaxLive, 0))
-	for i := range s.catalogs {
-		args.text(s.catalogs[i].b64)
-	}
-	extras := false
+	plain := len(s.catalogs) == len(s.runs)
+	extras := 0
 	for j, i := range s.runs {
 		r := &p.Runs[i]
-		args.number(int64(s.of[j] + 1))
-		args.number(int64(r.N))
-		extras = extras || r.ID != "" || r.Expect != nil || r.Gate != ""
-	}
-	for j, i := range s.runs {
-		r := &p.Runs[i]
-		if !extras || r.ID == "" && r.Expect == nil && r.Gate == "" {
+		plain = plain && r.N == 1
+		if !isExtra(r) {
 			continue
 		}
+		extras++
 		if r.ID != "" {
 			keys = append(keys, k.idOf(s.catalogs[s.of[j]].b64, r.ID))
 		}
-		args.number(int64(j + 1))
-		args.text(url.QueryEscape(r.ID))
-		args.b = append(args.b, r.Fingerprint[:]...)
-		args.end()
-		if r.Expect != nil {
-			args.b = appendFixed(args.b, *r.Expect)
-		}
-		args.end()
-		args.text(url.QueryEscape(r.Gate))
 	}
-	return &call{script: x.scripts.Load().precommit, shard: s.shard, keys: keys, args: args.args()}
+	v := newValues()
+	v.number(int64(len(keys)))
+	v.string(s.names())
+	v.number(int64(len(s.catalogs)))
+	v.number(int64(len(s.runs)))
+	v.number(max(p.MaxLive, 0))
+	v.flag(plain)
+	v.number(int64(extras))
+	for i := range s.catalogs {
+		v.string(s.catalogs[i].b64)
+	}
+	if !plain {
+		for j, i := range s.runs {
+			v.number(int64(s.of[j] + 1))
+			v.number(int64(p.Runs[i].N))
+		}
+	}
+	for j, i := range s.runs {
+		r := &p.Runs[i]
+		if extras == 0 || !isExtra(r) {
+			continue
+		}
+		v.number(int64(j + 1))
+		v.string(url.QueryEscape(r.ID))
+		v.string(string(r.Fingerprint[:]))
+		if r.Expect != nil {
+			v.fixed(*r.Expect)
+		} else {
+			v.string("")
+		}
+		v.string(url.QueryEscape(r.Gate))
+	}
+	return &call{script: x.scripts.Load().precommit, shard: s.shard, keys: keys, args: []any{strconv.FormatUint(p.Epoch, 10), segment}, values: v.argument(), runs: len(s.runs)}
 }
+
+// isExtra tells whether more is asked for than a version.
+func isExtra(r *engine.Reserve) bool { return r.ID != "" || r.Expect != nil || r.Gate != "" }
 
 func (s *shardGroup) fail(err error, answers []engine.Reserved) {
 	for _, i := range s.runs {

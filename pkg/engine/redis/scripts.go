@@ -24,6 +24,10 @@ type script struct {
 	name, source, sha string
 }
 
+// maxTogether is how many runs one script has of several shards at most: what it does holds
+// everybody up.
+const maxTogether = 128
+
 // scripts are all scripts of the index. Each file says what its script takes,
 // returns and keeps true.
 type scripts struct {
@@ -103,32 +107,66 @@ func (x *Index) load(ctx context.Context) error {
 	return nil
 }
 
-// call is one run of a script: what goes out, then what came back.
+// call is what a script does in one shard: what goes out, then what came back.
 type call struct {
 	script *script
 	shard  int
 	keys   []string
 	args   []any
 
+	// values are the shard's own arguments (type values) of a script that may do several
+	// shards, "" of one that does not; args are then those of all of them. runs is how many
+	// there are in the shard.
+	values string
+	runs   int
+
 	status string // first element of the reply
 	reply  []any  // the rest
 	err    error
 }
 
-// cmd is the command of a call.
-func (c *call) cmd(ctx context.Context) *redis.Cmd {
-	args := make([]any, 0, 3+len(c.keys)+len(c.args))
-	args = append(args, "evalsha", c.script.sha, strconv.Itoa(len(c.keys)))
-	for i := range c.keys {
-		if i == 0 {
-			args = append(args, c.keys[0]) // the client of a cluster looks for a string here
-		} else {
-			args = append(args, &c.keys[i])
+// cmd is the command of calls that one script does.
+func cmd(ctx context.Context, calls []*call) *redis.Cmd {
+	one := calls[0]
+	keys, args := 0, len(one.args)
+	for _, c := range calls {
+		keys += len(c.keys)
+	}
+	list := make([]any, 0, 3+keys+args+len(calls))
+	list = append(list, "evalsha", one.script.sha, strconv.Itoa(keys))
+	for _, c := range calls {
+		for i := range c.keys {
+			if len(list) == 3 {
+				list = append(list, c.keys[0]) // the client of a cluster looks for a string here
+			} else {
+				list = append(list, &c.keys[i])
+			}
 		}
 	}
-	cmd := redis.NewCmd(ctx, append(args, c.args...)...)
+	list = append(list, one.args...)
+	for _, c := range calls {
+		if c.values != "" {
+			list = append(list, &c.values)
+		}
+	}
+	cmd := redis.NewCmd(ctx, list...)
 	cmd.SetFirstKeyPos(3)
 	return cmd
+}
+
+// together are the calls by the script that does them: on one server a script of a segment
+// does several shards, so that what it asks and pays once is for all of them.
+func together(client redis.UniversalClient, calls []*call) (list [][]*call) {
+	_, clustered := client.(*redis.ClusterClient)
+	runs := 0
+	for i, c := range calls {
+		if runs += c.runs; i == 0 || clustered || c.values == "" || c.script != calls[i-1].script || runs > maxTogether {
+			list, runs = append(list, calls[i:i:len(calls)]), c.runs
+		}
+		last := &list[len(list)-1]
+		*last = (*last)[:len(*last)+1]
+	}
+	return list
 }
 
 // run sends all calls in one round trip to each server and fills in what came
@@ -164,28 +202,38 @@ func (x *Index) run(ctx context.Context, client redis.UniversalClient, calls []*
 
 // exec sends calls and leaves replies and errors as they came.
 func (x *Index) exec(ctx context.Context, client redis.UniversalClient, calls []*call) {
-	cmds := make([]*redis.Cmd, len(calls))
-	if len(calls) == 1 {
-		cmds[0] = calls[0].cmd(ctx)
+	shared := together(client, calls)
+	cmds := make([]*redis.Cmd, len(shared))
+	if len(shared) == 1 {
+		cmds[0] = cmd(ctx, shared[0])
 		_ = client.Process(ctx, cmds[0]) // the command keeps its error
 	} else {
 		pipe := client.Pipeline()
-		for i, c := range calls {
-			cmds[i] = c.cmd(ctx)
+		for i, calls := range shared {
+			cmds[i] = cmd(ctx, calls)
 			_ = pipe.Process(ctx, cmds[i]) // queued
 		}
 		_, _ = pipe.Exec(ctx) // every command keeps its own error
 	}
-	for i, c := range calls {
-		c.status, c.reply, c.err = "", nil, nil
-		switch v, err := cmds[i].Result(); {
-		case err != nil && (v == nil || isServerError(err)):
-			c.err = err
-		default:
+	for i, calls := range shared {
+		v, err := cmds[i].Result()
+		answers := []any{v}
+		if calls[0].values != "" {
+			answers, _ = v.([]any)
+		}
+		for j, c := range calls {
+			c.status, c.reply, c.err = "", nil, nil
+			if err != nil && (v == nil || isServerError(err)) {
+				c.err = err
+				continue
+			}
 			// A reply beside an error of another kind did come: when the context ends
 			// while one node of a cluster is silent, the client marks what the other
 			// nodes have answered, too.
-			if reply, _ := v.([]any); len(reply) > 0 {
+			if len(answers) != len(calls) {
+				continue
+			}
+			if reply, _ := answers[j].([]any); len(reply) > 0 {
 				c.status, _ = reply[0].(string)
 				c.reply = reply[1:]
 			}

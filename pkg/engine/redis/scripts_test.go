@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"io/fs"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/jsonlake/lake/internal/testenv"
 	"github.com/jsonlake/lake/pkg/engine"
@@ -72,6 +75,43 @@ func TestScriptFiles(t *testing.T) {
 		if strings.Contains(text, "%.") {
 			t.Errorf("%s: formats a floating-point number", file)
 		}
+	}
+}
+
+// TestTogether: on one server scripts that can do several shards do so, up to a number of
+// runs; in a cluster, where shards are on servers of their own, each does one.
+func TestTogether(t *testing.T) {
+	t.Parallel()
+	several, single := &script{name: "several"}, &script{name: "single"}
+	var calls []*call
+	for _, runs := range []int{100, 28, 1, 200, 64, 64} {
+		calls = append(calls, &call{script: several, runs: runs, values: "x"})
+	}
+	calls = append(calls, &call{script: single}, &call{script: single}, &call{script: several, runs: 1, values: "x"})
+	sizes := func(client redis.UniversalClient) (list []int) {
+		at := 0
+		for _, shared := range together(client, calls) {
+			for _, c := range shared {
+				if c != calls[at] {
+					t.Errorf("call %d is not at its place", at)
+				}
+				at++
+			}
+			list = append(list, len(shared))
+		}
+		if at != len(calls) {
+			t.Errorf("got %d calls, want %d", at, len(calls))
+		}
+		return list
+	}
+	if got, want := sizes(&redis.Client{}), []int{2, 1, 1, 2, 1, 1, 1}; !slices.Equal(got, want) {
+		t.Errorf("one server: got %v, want %v", got, want)
+	}
+	if got, want := sizes(&redis.ClusterClient{}), []int{1, 1, 1, 1, 1, 1, 1, 1, 1}; !slices.Equal(got, want) {
+		t.Errorf("a cluster: got %v, want %v", got, want)
+	}
+	if got := together(&redis.Client{}, nil); len(got) != 0 {
+		t.Errorf("no calls: got %v", got)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/tinylib/msgp/msgp"
+
 	"github.com/jsonlake/lake/pkg/engine"
 )
 
@@ -66,4 +68,51 @@ func (t *texts) args() []any {
 		args[i] = &list[i]
 	}
 	return args
+}
+
+// values are what a script reads by itself out of one argument, in MessagePack. An argument
+// costs the server an object and a place in a table that grows, a value in a text neither, and a
+// number need not be parsed.
+type values struct {
+	b    []byte
+	text []byte // that is being put together; add adds it
+}
+
+var valuesPool = sync.Pool{New: func() any { return new(values) }}
+
+// newValues is one without values; argument ends its use.
+func newValues() *values {
+	v := valuesPool.Get().(*values)
+	v.b, v.text = v.b[:0], v.text[:0]
+	return v
+}
+
+func (v *values) number(n int64)  { v.b = msgp.AppendInt64(v.b, n) }
+func (v *values) string(s string) { v.b = msgp.AppendString(v.b, s) }
+func (v *values) fixed(at engine.Version) {
+	v.text = appendFixed(v.text, at)
+	v.add()
+}
+
+// add adds the text that was put together.
+func (v *values) add() {
+	v.b = msgp.AppendStringFromBytes(v.b, v.text)
+	v.text = v.text[:0]
+}
+
+func (v *values) flag(set bool) {
+	if set {
+		v.number(1)
+	} else {
+		v.number(0)
+	}
+}
+
+// argument is the values as one text, and gives v back.
+func (v *values) argument() string {
+	s := string(v.b)
+	if cap(v.b) <= maxTexts {
+		valuesPool.Put(v)
+	}
+	return s
 }
