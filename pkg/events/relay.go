@@ -44,7 +44,8 @@ import (
 // Wakes: Poke and PokeFor, and polling. A round reads the shards that were poked for, and
 // every Poll all of them: other processes write, too. The faster events come the longer the relay waits
 // between two rounds, so that more of them become one: 4,000 events a second
-// is what it aims at most for, MaxLinger is the longest wait of a shard. Rounds that publish many
+// is what it aims at most for, and rounds have at most a quarter of the time, so that there are
+// fewer where servers are busy; MaxLinger is the longest wait of a shard. Rounds that publish many
 // have fewer shards, in turn, and follow one another sooner: the servers that carry
 // events carry writes, too, and a thousand at once hold those up. When an outbox has
 // more than a round reads, rounds follow one another without a wait.
@@ -71,7 +72,7 @@ type Relay struct {
 
 	LeaseTTL   time.Duration // of a shard's leadership; default 10 s
 	Linger     time.Duration // least time between two rounds; default 5 ms
-	MaxLinger  time.Duration // greatest time between two rounds under load; default 250 ms
+	MaxLinger  time.Duration // greatest time between two rounds under load; default 500 ms
 	Poll       time.Duration // between two looks at an empty outbox, at first; default 50 ms
 	MaxPoll    time.Duration // and after a while; default 250 ms
 	AckTimeout time.Duration // of what was published, without any acknowledgement; default 5 s
@@ -100,6 +101,11 @@ type Round struct {
 // before the next round: what an event costs in nats-server and in the relay,
 // several times over.
 const perEvent = 250 * time.Microsecond
+
+// partOfTime bounds what of the time rounds have: one in so many. A round takes long where
+// the servers that carry events have much else to do, writes above all: then events wait, and
+// become fewer.
+const partOfTime = 4
 
 // The number of entries that a round reads of each shard adapts: entries can
 // hold one run or a thousand, and a round has to fit into memory.
@@ -211,7 +217,7 @@ func (r *relayRun) setDefaults() {
 		given time.Duration
 		def   time.Duration
 	}{
-		{&r.ttl, r.LeaseTTL, 10 * time.Second}, {&r.linger, r.Linger, 5 * time.Millisecond}, {&r.maxLinger, r.MaxLinger, 250 * time.Millisecond},
+		{&r.ttl, r.LeaseTTL, 10 * time.Second}, {&r.linger, r.Linger, 5 * time.Millisecond}, {&r.maxLinger, r.MaxLinger, 500 * time.Millisecond},
 		{&r.poll, r.Poll, 50 * time.Millisecond}, {&r.maxPoll, r.MaxPoll, 250 * time.Millisecond}, {&r.ackTimeout, r.AckTimeout, defaultAckTimeout},
 		{&r.timeout, r.Timeout, 3 * time.Second}, {&r.maxBackoff, r.MaxBackoff, 2 * time.Second},
 	} {
@@ -259,7 +265,7 @@ func (r *relayRun) loop(ctx context.Context) (failing bool) {
 			r.looked = time.Time{}
 			continue
 		}
-		gap := min(max(time.Duration(published)*perEvent, r.linger), r.longest)
+		gap := r.gap(published, time.Since(began))
 		if !sleep(ctx, gap-time.Since(began)) {
 			return false
 		}
@@ -282,6 +288,12 @@ func (r *relayRun) loop(ctx context.Context) (failing bool) {
 		}
 		poll = min(2*poll, r.maxPoll)
 	}
+}
+
+// gap is the time from the begin of a round to that of the next, after one of so many
+// events that took so long.
+func (r *relayRun) gap(published int, took time.Duration) time.Duration {
+	return min(max(time.Duration(published)*perEvent, partOfTime*took, r.linger), r.longest)
 }
 
 // wonLease has the loop look at all shards: one is led from now on.

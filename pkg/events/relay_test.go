@@ -529,6 +529,25 @@ func TestRelayWithoutLeases(t *testing.T) {
 	}
 }
 
+// The wait after a round is what its events are worth, but so that rounds that take long have
+// a quarter of the time, within the bounds.
+func TestRelayGap(t *testing.T) {
+	t.Parallel()
+	run := &relayRun{Relay: &Relay{}, longest: 100 * time.Millisecond}
+	run.setDefaults()
+	for _, tc := range []struct {
+		published  int
+		took, want time.Duration
+	}{
+		{0, 0, 5 * time.Millisecond}, {1, time.Millisecond, 5 * time.Millisecond}, {40, 2 * time.Millisecond, 10 * time.Millisecond},
+		{40, 5 * time.Millisecond, 20 * time.Millisecond}, {1000, 5 * time.Millisecond, 100 * time.Millisecond}, {1, time.Second, 100 * time.Millisecond},
+	} {
+		if got := run.gap(tc.published, tc.took); got != tc.want {
+			t.Errorf("%d events in %v: got %v, want %v", tc.published, tc.took, got, tc.want)
+		}
+	}
+}
+
 func TestRoundLimitAdapts(t *testing.T) {
 	t.Parallel()
 	o := newOutbox()
