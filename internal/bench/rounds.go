@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 )
 
@@ -50,7 +51,10 @@ func (v Values) aside(but ...string) Values {
 // nobody else's.
 func newRun() func(i int) string {
 	run := fmt.Sprintf("bench-%08x-", rand.Uint32())
-	return func(i int) string { return fmt.Sprintf("%s%06d", run, i) }
+	return func(i int) string {
+		number := strconv.Itoa(i)
+		return run + "000000"[min(len(number), 6):] + number
+	}
 }
 
 // pad is a string of n bytes that does not compress to nothing.

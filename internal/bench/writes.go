@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,7 +52,11 @@ func (w *writers) write(ctx context.Context, worker, _ int) (int, error) {
 	w.orders[worker].Lock()
 	defer w.orders[worker].Unlock()
 	n := w.sent[worker].Add(1)
-	body := fmt.Appendf(nil, `{"w%d":{"n":%d,"pad":"`, worker, n)
+	body := append(make([]byte, 0, patchBytes), `{"w`...)
+	body = strconv.AppendInt(body, int64(worker), 10)
+	body = append(body, `":{"n":`...)
+	body = strconv.AppendInt(body, n, 10)
+	body = append(body, `,"pad":"`...)
 	body = append(body, w.pad[:patchBytes-len(body)-3]...)
 	body = append(body, `"}}`...)
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
