@@ -1,7 +1,6 @@
 package redis
 
 import (
-	"strconv"
 	"sync"
 
 	"github.com/tinylib/msgp/msgp"
@@ -9,9 +8,9 @@ import (
 	"github.com/jsonlake/lake/pkg/engine"
 )
 
-// texts collects the many small texts of a call in one piece of memory. A string for
-// each, and a box to hand it to the client in, were a third of what a write allocates.
-// What is added makes one text together, up to the next end.
+// texts collects the many small texts of a call in one piece of memory: a string for
+// each was a part of what a write allocates that shows. What is added makes one text
+// together, up to the next end.
 type texts struct {
 	b    []byte
 	ends []int
@@ -22,7 +21,7 @@ var textsPool = sync.Pool{New: func() any { return new(texts) }}
 // maxTexts is the most that is kept of one for the next call, bytes.
 const maxTexts = 1 << 20
 
-// newTexts is one without texts; strings or args end its use.
+// newTexts is one without texts; strings ends its use.
 func newTexts() *texts {
 	t := textsPool.Get().(*texts)
 	t.b, t.ends = t.b[:0], t.ends[:0]
@@ -33,16 +32,6 @@ func (t *texts) end() { t.ends = append(t.ends, len(t.b)) }
 
 func (t *texts) text(s string) {
 	t.b = append(t.b, s...)
-	t.end()
-}
-
-func (t *texts) number(n int64) {
-	t.b = strconv.AppendInt(t.b, n, 10)
-	t.end()
-}
-
-func (t *texts) fixed(v engine.Version) {
-	t.b = appendFixed(t.b, v)
 	t.end()
 }
 
@@ -58,16 +47,6 @@ func (t *texts) strings() []string {
 		textsPool.Put(t)
 	}
 	return list
-}
-
-// args are the texts as arguments, pointers, which need no box, and give t back.
-func (t *texts) args() []any {
-	list := t.strings()
-	args := make([]any, len(list))
-	for i := range list {
-		args[i] = &list[i]
-	}
-	return args
 }
 
 // values are what a script reads by itself out of one argument, in MessagePack. An argument
@@ -111,7 +90,7 @@ func (v *values) flag(set bool) {
 // argument is the values as one text, and gives v back.
 func (v *values) argument() string {
 	s := string(v.b)
-	if cap(v.b) <= maxTexts {
+	if cap(v.b)+cap(v.text) <= maxTexts {
 		valuesPool.Put(v)
 	}
 	return s
