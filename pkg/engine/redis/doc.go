@@ -7,7 +7,7 @@
 //
 // A lake has sixteen shards; a catalog belongs to the shard of the first digit
 // of the MD5 of its name. The shard's digit is the hash tag of all its keys
-// (keys.go), so a shard lives in one slot of a cluster and a script works on one
+// (keys.go), so a shard lives in one slot of a cluster, where a script works on one
 // shard. What a catalog is at this moment (last reserved and last committed
 // version, latest snapshot, counts, open reservations) is one field of the hash
 // "heads"; its live log is a list, its snapshots are a sorted set. The layout of every

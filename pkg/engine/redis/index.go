@@ -41,6 +41,7 @@ type Index struct {
 	prefix  string
 	keys    [engine.Shards]shardKeys
 	scripts atomic.Pointer[scripts]
+	apart   bool // a script may have the keys of one shard only
 	clock   clock
 	views   []viewBatcher // one; in a cluster one a shard, so that a silent node holds up its own
 }
@@ -72,7 +73,11 @@ func OpenIndex(ctx context.Context, o Options) (*Index, error) {
 	}
 	x.scripts.Store(s)
 	x.connect(server, o)
-	if err := x.load(ctx); err != nil {
+	err = x.load(ctx)
+	if err == nil {
+		err = x.askApart(ctx)
+	}
+	if err != nil {
 		_ = x.Close() // what went wrong before counts
 		return nil, fmt.Errorf("open the index on %s: %w", server, err)
 	}
@@ -97,6 +102,20 @@ func (x *Index) connect(server *Server, o Options) {
 func (x *Index) Clustered() bool {
 	_, ok := x.work.(*redis.ClusterClient)
 	return ok
+}
+
+// askApart looks whether the shards are apart: in a cluster, and on a server of one that has
+// all of it and is spoken to as a single server, which refuses scripts with keys of two slots.
+func (x *Index) askApart(ctx context.Context) error {
+	if x.apart = x.Clustered(); x.apart {
+		return nil
+	}
+	text, err := x.admin.Info(ctx, "cluster").Result()
+	if err != nil {
+		return unavailable("ask whether the server is of a cluster", err)
+	}
+	x.apart = infoField(text, "cluster_enabled") == "1"
+	return nil
 }
 
 // Close closes the connections; later calls answer engine.ErrClosed.

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/jsonlake/lake/internal/testenv"
+	"github.com/jsonlake/lake/pkg/engine"
 	"github.com/jsonlake/lake/pkg/engine/enginetest"
 )
 
@@ -61,6 +62,27 @@ func TestIndexClock(t *testing.T) {
 		x.clock.past = func(time.Time) time.Duration { return 0 }
 		return x
 	})
+}
+
+// TestIndexOfOneNode: a cluster of one node that is spoken to as a single server still wants
+// the keys of a script in one slot.
+func TestIndexOfOneNode(t *testing.T) {
+	t.Parallel()
+	x := open(t, "redis://"+testenv.RedisCluster(t, 1).Addrs[0])
+	begin(t, x, 1)
+	p := engine.PreCommit{Epoch: 1, Segment: engine.SegmentID{Epoch: 1, Unix: 1, Writer: "abcdefgh", N: 1}}
+	for i := range 64 { // of every shard
+		p.Runs = append(p.Runs, engine.Reserve{Catalog: fmt.Sprintf("catalog-%d", i), N: 1})
+	}
+	res, err := x.PreCommit(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range res.Runs {
+		if r.Err != nil || r.State != engine.ReserveOK {
+			t.Errorf("%s: got %+v, want it reserved", p.Runs[i].Catalog, r)
+		}
+	}
 }
 
 // TestIndexRetried runs the suite with every script run twice, one answer

@@ -154,13 +154,12 @@ func cmd(ctx context.Context, calls []*call) *redis.Cmd {
 	return cmd
 }
 
-// together are the calls by the script that does them: on one server a script of a segment
-// does several shards, so that what it asks and pays once is for all of them.
-func together(client redis.UniversalClient, calls []*call) (list [][]*call) {
-	_, clustered := client.(*redis.ClusterClient)
+// together are the calls by the script that does them: of a segment a script does several
+// shards, so that what it asks and pays once is for all of them; but not where shards are apart.
+func together(calls []*call, apart bool) (list [][]*call) {
 	runs := 0
 	for i, c := range calls {
-		if runs += c.runs; i == 0 || clustered || c.values == "" || c.script != calls[i-1].script || runs > maxTogether {
+		if runs += c.runs; i == 0 || apart || c.values == "" || c.script != calls[i-1].script || runs > maxTogether {
 			list, runs = append(list, calls[i:i:len(calls)]), c.runs
 		}
 		last := &list[len(list)-1]
@@ -202,7 +201,7 @@ func (x *Index) run(ctx context.Context, client redis.UniversalClient, calls []*
 
 // exec sends calls and leaves replies and errors as they came.
 func (x *Index) exec(ctx context.Context, client redis.UniversalClient, calls []*call) {
-	shared := together(client, calls)
+	shared := together(calls, x.apart)
 	cmds := make([]*redis.Cmd, len(shared))
 	if len(shared) == 1 {
 		cmds[0] = cmd(ctx, shared[0])

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/jsonlake/lake/internal/testenv"
 	"github.com/jsonlake/lake/pkg/engine"
 )
@@ -78,8 +76,8 @@ func TestScriptFiles(t *testing.T) {
 	}
 }
 
-// TestTogether: on one server scripts that can do several shards do so, up to a number of
-// runs; in a cluster, where shards are on servers of their own, each does one.
+// TestTogether: scripts that can do several shards do so, up to a number of runs, but where
+// shards may be apart.
 func TestTogether(t *testing.T) {
 	t.Parallel()
 	several, single := &script{name: "several"}, &script{name: "single"}
@@ -88,9 +86,9 @@ func TestTogether(t *testing.T) {
 		calls = append(calls, &call{script: several, runs: runs, values: "x"})
 	}
 	calls = append(calls, &call{script: single}, &call{script: single}, &call{script: several, runs: 1, values: "x"})
-	sizes := func(client redis.UniversalClient) (list []int) {
+	sizes := func(apart bool) (list []int) {
 		at := 0
-		for _, shared := range together(client, calls) {
+		for _, shared := range together(calls, apart) {
 			for _, c := range shared {
 				if c != calls[at] {
 					t.Errorf("call %d is not at its place", at)
@@ -104,13 +102,13 @@ func TestTogether(t *testing.T) {
 		}
 		return list
 	}
-	if got, want := sizes(&redis.Client{}), []int{2, 1, 1, 2, 1, 1, 1}; !slices.Equal(got, want) {
+	if got, want := sizes(false), []int{2, 1, 1, 2, 1, 1, 1}; !slices.Equal(got, want) {
 		t.Errorf("one server: got %v, want %v", got, want)
 	}
-	if got, want := sizes(&redis.ClusterClient{}), []int{1, 1, 1, 1, 1, 1, 1, 1, 1}; !slices.Equal(got, want) {
-		t.Errorf("a cluster: got %v, want %v", got, want)
+	if got, want := sizes(true), []int{1, 1, 1, 1, 1, 1, 1, 1, 1}; !slices.Equal(got, want) {
+		t.Errorf("apart: got %v, want %v", got, want)
 	}
-	if got := together(&redis.Client{}, nil); len(got) != 0 {
+	if got := together(nil, false); len(got) != 0 {
 		t.Errorf("no calls: got %v", got)
 	}
 }
