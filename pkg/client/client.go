@@ -278,8 +278,7 @@ func (c *Client) ask(ctx context.Context, subject string, header nats.Header, bo
 		there := t.AddServerTiming(msg.Header.Get(events.HeaderServerTiming))
 		t.Add("Wire", max(0, time.Since(begin)-there)).Str("subject", subject)
 	}
-	err = problemOf(msg)
-	if late := (*deadlineError)(nil); untold && bounded && errors.As(err, &late) && time.Until(deadline) > maxMargin {
+	if err = problemOf(msg); err != nil && untold && bounded && isLate(err) && time.Until(deadline) > maxMargin {
 		return c.ask(ctx, subject, header, body, query) // it needs more than the default, and there is more
 	}
 	return msg, err
@@ -371,3 +370,8 @@ type deadlineError struct{ *engine.Problem }
 func (e *deadlineError) Is(target error) bool { return target == context.DeadlineExceeded }
 
 func (e *deadlineError) Unwrap() error { return e.Problem }
+
+func isLate(err error) bool {
+	var late *deadlineError
+	return errors.As(err, &late)
+}

@@ -10,9 +10,10 @@ import (
 	"github.com/jsonlake/lake/pkg/engine"
 )
 
-// Commit makes runs visible. The script commits the runs of a catalog in one piece or not at all. When they are not all open and next in
-// turn (after a sweeper's or an earlier partial commit), it answers the plan,
-// the answers are worked out here, and what can go now is asked for once more.
+// Commit makes runs visible. The script commits the runs of a catalog in one piece or not at
+// all. When they are not all open and next in turn (after a sweeper's or an earlier partial
+// commit), it answers the plan, the answers are worked out here, and what can go now is asked
+// for once more.
 func (x *Index) Commit(ctx context.Context, c engine.Commit) ([]engine.Committed, error) {
 	for _, r := range c.Runs {
 		if r.N < 1 || !r.First.Valid() || r.Off < 0 || r.Len < 0 || len(r.ID) > engine.MaxID {
