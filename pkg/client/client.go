@@ -243,11 +243,12 @@ func (c *Client) ask(ctx context.Context, subject string, header nats.Header, bo
 	t := trace.FromContext(ctx)
 	begin := t.Now()
 	// Most reads are not told a time, and travel without a header: it costs both sides
-	// and the server. The service takes its default, and is waited for.
+	// and the server. The service takes its default, and is waited for. One with at least
+	// twice as much time has no less left than that when it has to be asked for again.
 	untold := what != change && header[events.HeaderMinVersion] == nil && t == nil &&
-		(!bounded && left == defaultTimeout || bounded && what == read && left >= defaultTimeout+maxMargin)
+		(!bounded && left == defaultTimeout || bounded && what == read && left >= 2*defaultTimeout)
 	if untold {
-		left += maxMargin
+		left += maxMargin // only where ctx is not the bound
 	} else {
 		if header == nil {
 			header = nats.Header{}
@@ -371,6 +372,7 @@ func (e *deadlineError) Is(target error) bool { return target == context.Deadlin
 
 func (e *deadlineError) Unwrap() error { return e.Problem }
 
+// isLate tells whether a service's time ran out.
 func isLate(err error) bool {
 	var late *deadlineError
 	return errors.As(err, &late)

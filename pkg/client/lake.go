@@ -44,7 +44,8 @@ func (c *Client) Outcome(ctx context.Context, req engine.OutcomeRequest) (engine
 
 // Read reads the current document, one of the past, or a part of it; see
 // engine.Engine.Read. MinVersion is waited for until the deadline of ctx, or the
-// client's timeout.
+// client's timeout. Where ctx has 20 s or more, a service works on the read for its own
+// default, 10 s, and once more with what is left if that was not enough.
 func (c *Client) Read(ctx context.Context, req engine.ReadRequest) (engine.ReadResult, error) {
 	h, err := readHeaders(&req)
 	if err != nil {
