@@ -110,13 +110,13 @@ func (x *Index) commitCall(c engine.Commit, s *shardGroup, segment string) *call
 	v.string(s.names())
 	v.number(int64(len(s.catalogs)))
 	for j, i := range s.runs {
-		v.text = appendPlanLine(v.text, j > 0, s.catalogs[s.of[j]].b64, &c.Runs[i])
+		v.text = appendPlanLine(v.text, s.catalogs[s.of[j]].b64, &c.Runs[i])
 	}
 	v.add()
 	if !s.contiguous() {
 		for i := range s.catalogs {
 			for _, r := range s.catalogs[i].runs {
-				v.text = appendPlanLine(v.text, len(v.text) > 0, s.catalogs[i].b64, &c.Runs[r])
+				v.text = appendPlanLine(v.text, s.catalogs[i].b64, &c.Runs[r])
 			}
 		}
 	}
@@ -176,8 +176,8 @@ func (s *shardGroup) contiguous() bool {
 	return true
 }
 
-func appendPlanLine(b []byte, more bool, b64 string, r *engine.CommitRun) []byte {
-	if more {
+func appendPlanLine(b []byte, b64 string, r *engine.CommitRun) []byte {
+	if len(b) > 0 {
 		b = append(b, '\n')
 	}
 	b = append(b, b64...)

@@ -38,7 +38,7 @@ func TestKeysGolden(t *testing.T) {
 	many := engine.Run{First: first, Last: first.Add(2), N: 3, Segment: id, Off: 190, Len: 500}
 	line("log", string(appendRun(nil, &many, id.String())))
 	line("snapshot", snapMember(engine.Snapshot{Start: first, Stop: first.Add(2), DocBytes: 1, PackBytes: 2}))
-	line("plan line", string(appendPlanLine(nil, false, "dXNlcg==", &engine.CommitRun{First: first, N: 3, ID: "a|b c"})))
+	line("plan line", string(appendPlanLine(nil, "dXNlcg==", &engine.CommitRun{First: first, N: 3, ID: "a|b c"})))
 	start, end := receipt(first, 3, [16]byte([]byte("0123456789abcdef")))
 	line("id", start+"1700000000123"+end)
 	line("outbox", string(appendEvent(nil, "dXNlcg==", first, first.Add(2), 3, 500, "abcdefgh", "a|b\n中")))

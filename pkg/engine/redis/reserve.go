@@ -168,7 +168,7 @@ func (x *Index) reserveCall(p *engine.PreCommit, s *shardGroup, segment string) 
 	}
 	for j, i := range s.runs {
 		r := &p.Runs[i]
-		if extras == 0 || !isExtra(r) {
+		if !isExtra(r) {
 			continue
 		}
 		v.number(int64(j + 1))

@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"regexp"
@@ -110,6 +111,53 @@ func TestTogether(t *testing.T) {
 	}
 	if got := together(nil, false); len(got) != 0 {
 		t.Errorf("no calls: got %v", got)
+	}
+}
+
+// TestOneShardElsewhere: of the shards that a script does, one that is in another epoch
+// answers for itself; the others reserve and commit.
+func TestOneShardElsewhere(t *testing.T) {
+	t.Parallel()
+	x := open(t, testenv.Redis(t).URL)
+	begin(t, x, 1)
+	segment := engine.SegmentID{Epoch: 1, Unix: 1, Writer: "abcdefgh", N: 1}
+	p := engine.PreCommit{Epoch: 1, Segment: segment}
+	for i := range 32 {
+		p.Runs = append(p.Runs, engine.Reserve{Catalog: fmt.Sprintf("catalog-%d", i), N: 1})
+	}
+	early := engine.Shard(p.Runs[0].Catalog)
+	late := early // another one
+	for _, r := range p.Runs {
+		if shard := engine.Shard(r.Catalog); shard != early {
+			late = shard
+		}
+	}
+	if err := x.Fence(t.Context(), early, 2); err != nil {
+		t.Fatal(err)
+	}
+	res, err := x.PreCommit(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := engine.Commit{Epoch: 1, Segment: segment}
+	for i, r := range res.Runs {
+		if elsewhere := engine.Shard(p.Runs[i].Catalog) == early; errors.Is(r.Err, engine.ErrEpoch) != elsewhere || !elsewhere && r.Err != nil {
+			t.Errorf("reserve %s: got %+v, in another epoch %t", p.Runs[i].Catalog, r, elsewhere)
+		} else if !elsewhere {
+			c.Runs = append(c.Runs, engine.CommitRun{Catalog: p.Runs[i].Catalog, First: r.First, N: 1, Path: "/", Off: int64(i), Len: 1})
+		}
+	}
+	if err := x.Fence(t.Context(), late, 2); err != nil {
+		t.Fatal(err)
+	}
+	done, err := x.Commit(t.Context(), c)
+	if err != nil || late == early || len(done) == 0 {
+		t.Fatalf("got %d answers, %v", len(done), err)
+	}
+	for i, r := range done {
+		if elsewhere := engine.Shard(c.Runs[i].Catalog) == late; errors.Is(r.Err, engine.ErrEpoch) != elsewhere || !elsewhere && (r.Err != nil || r.State != engine.RunCommitted) {
+			t.Errorf("commit %s: got %+v, in another epoch %t", c.Runs[i].Catalog, r, elsewhere)
+		}
 	}
 }
 

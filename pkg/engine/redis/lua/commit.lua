@@ -24,8 +24,8 @@ local segment = ARGV[2]
 local turn = '@' .. segment .. ','
 --#include asked
 
-local function commit(at, shard_args)
-  local next_one, own, listed, g, lines, order, plain = values(shard_args, 6, 0)
+local function one(at, shard_args)
+  local next_one, _, listed, g, lines, order, plain = values(shard_args, 6, 0)
   local heads, plan_key, pending, refs, catalogs, outbox = KEYS[at + 1], KEYS[at + 2], KEYS[at + 3], KEYS[at + 4], KEYS[at + 5], KEYS[at + 6]
   local fields = {values(shard_args, g, next_one)}
   next_one = fields[1]
@@ -163,10 +163,4 @@ local function commit(at, shard_args)
   return {'OK', table.concat(answers, '\n'), mixed and plan or ''}
 end
 
-local answers, at = {}, 0
-for i = 3, #ARGV do
-  local _, own = values(ARGV[i], 1, 0)
-  answers[i - 2] = commit(at, ARGV[i])
-  at = at + own
-end
-return answers
+--#include shards

@@ -21,7 +21,7 @@ local find, match, sub, format, values = string.find, string.match, string.sub, 
 local segment = ARGV[2]
 --#include asked
 
-local function precommit(at, shard_args)
+local function one(at, shard_args)
   local from, own, listed, k, r, most, plain, x = values(shard_args, 7, 0)
   local heads, plan_key, pending, catalogs = KEYS[at + 1], KEYS[at + 2], KEYS[at + 3], KEYS[at + 4]
   local fields = {values(shard_args, k, from)}
@@ -192,10 +192,4 @@ local function precommit(at, shard_args)
   return {'OK', time[1], time[2], plan, table.concat(others, '\n')}
 end
 
-local answers, at = {}, 0
-for i = 3, #ARGV do
-  local _, own = values(ARGV[i], 1, 0)
-  answers[i - 2] = precommit(at, ARGV[i])
-  at = at + own
-end
-return answers
+--#include shards
