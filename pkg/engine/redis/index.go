@@ -94,7 +94,9 @@ func (x *Index) connect(server *Server, o Options) {
 		x.views = make([]viewBatcher, engine.Shards)
 	}
 	for i := range x.views {
-		x.views[i].index = x
+		v := &x.views[i]
+		v.index, v.wake, v.done = x, make(chan struct{}, 1), make(chan struct{})
+		go v.run()
 	}
 }
 
