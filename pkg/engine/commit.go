@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/jsonlake/lake/pkg/engine/codec"
 )
 
@@ -276,14 +274,16 @@ func (e *Engine) commitParted(ctx context.Context, id SegmentID, runs []*run, be
 	if e.opts.SplitCommit == 0 || len(runs) < e.opts.SplitCommit {
 		return e.commitOnce(ctx, id, runs, begin)
 	}
-	var mu sync.Mutex
-	var g errgroup.Group // whose errors are last
-	g.SetLimit(partsAtOnce)
+	parts := make(chan []*run, commitParts)
 	for _, part := range inParts(runs) {
-		g.Go(func() error {
+		parts <- part
+	}
+	close(parts)
+	var mu sync.Mutex
+	commit := func() {
+		for part := range parts {
 			waiting, before, err := e.commitOnce(ctx, id, part, begin)
 			mu.Lock()
-			defer mu.Unlock()
 			rest = append(rest, waiting...)
 			for _, o := range before {
 				if !slices.Contains(older, o) {
@@ -293,10 +293,19 @@ func (e *Engine) commitParted(ctx context.Context, id SegmentID, runs []*run, be
 			if err != nil && !errors.Is(last, ErrEpoch) {
 				last = err
 			}
-			return nil
+			mu.Unlock()
+		}
+	}
+	var others sync.WaitGroup
+	for range partsAtOnce - 1 {
+		others.Add(1)
+		e.workers.start(func() {
+			defer others.Done()
+			commit()
 		})
 	}
-	_ = g.Wait()
+	commit()
+	others.Wait()
 	return rest, older, last
 }
 

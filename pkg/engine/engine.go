@@ -32,10 +32,10 @@ type Engine struct {
 	flights   flights
 	folder    *folder
 
-	stop context.CancelFunc
-	wg   sync.WaitGroup
-	done chan struct{}
-	once sync.Once
+	stop    context.CancelFunc
+	workers *workerPool
+	done    chan struct{}
+	once    sync.Once
 }
 
 // New joins the lake of an index and a bucket, or makes it if both are empty,
@@ -47,7 +47,7 @@ func New(ctx context.Context, index IndexAdapter, objects Objects, opts Options)
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
-	e := &Engine{index: index, objects: objects, opts: opts, done: make(chan struct{})}
+	e := &Engine{index: index, objects: objects, opts: opts, workers: newWorkerPool(), done: make(chan struct{})}
 	e.writer = e.randomName(8)
 	e.docs = newDocuments(opts.DocumentCache)
 	e.store = newStore(objects, &e.opts)
@@ -85,7 +85,7 @@ func New(ctx context.Context, index IndexAdapter, objects Objects, opts Options)
 }
 
 func (e *Engine) start(ctx context.Context, f func(context.Context)) {
-	e.wg.Go(func() { f(ctx) })
+	e.workers.start(func() { f(ctx) })
 }
 
 // Close refuses new writes, waits until those that were taken are answered or
@@ -96,7 +96,7 @@ func (e *Engine) Close(ctx context.Context) error {
 		close(e.done)
 		err = e.group.drain(ctx)
 		e.stop()
-		e.wg.Wait()
+		e.workers.wait()
 	})
 	return err
 }
