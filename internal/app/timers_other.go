@@ -1,0 +1,6 @@
+//go:build !linux
+
+package app
+
+// CoarseTimers is for Linux.
+func CoarseTimers() {}
