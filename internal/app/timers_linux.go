@@ -23,8 +23,12 @@ const (
 // runtime's own begin before any of this program's code: so the program is executed again,
 // in the same process, with the same arguments. It must be called before anything is
 // opened. It does nothing where somebody has chosen a slack already (TimerSlackNSec= of
-// systemd), as this function has when it is called for the second time.
+// systemd), as this function has when it is called for the second time, nor with
+// LAKE_TIMER_SLACK=0: a debugger loses its place in a program that is executed again.
 func CoarseTimers() {
+	if os.Getenv("LAKE_TIMER_SLACK") == "0" {
+		return
+	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if now, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0); err != nil || now != kernelSlack {

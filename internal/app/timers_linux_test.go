@@ -36,16 +36,24 @@ func TestMain(m *testing.M) {
 }
 
 // TestCoarseTimers: a process begins again with the slack, once and with its arguments, on
-// every thread; one that was given another slack keeps it.
+// every thread; one that was given another slack, or is told to, keeps what it has.
 func TestCoarseTimers(t *testing.T) {
-	for _, c := range []struct{ given, want int }{{kernelSlack, slack}, {70_000, 70_000}, {1_000_000, 1_000_000}} {
-		t.Run(fmt.Sprint(c.given), func(t *testing.T) {
+	for _, c := range []struct {
+		env         string
+		given, want int
+	}{
+		{"", kernelSlack, slack},
+		{"0", kernelSlack, kernelSlack},
+		{"", 70_000, 70_000},
+		{"", 1_000_000, 1_000_000},
+	} {
+		t.Run(fmt.Sprintf("given %d told %q", c.given, c.env), func(t *testing.T) {
 			self, err := os.Executable()
 			if err != nil {
 				t.Fatal(err)
 			}
 			cmd := exec.Command(self, "one", "two words")
-			cmd.Env = append(os.Environ(), tellSlack+"=1")
+			cmd.Env = append(os.Environ(), tellSlack+"=1", "LAKE_TIMER_SLACK="+c.env)
 			// The child has the slack of the thread that begins it.
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()

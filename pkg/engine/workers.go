@@ -7,7 +7,7 @@ import (
 
 // workerPool runs functions, each on a goroutine of its own, that stays for the next one
 // for a while: the stack of a new goroutine grows by copying, several times on its way
-// down to a socket, which was a twelfth of what a segment cost the process.
+// down to a socket, which was a fifteenth of what small segments cost the process.
 type workerPool struct {
 	wg   sync.WaitGroup
 	next chan func() // whoever has nothing to do takes from it
