@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -11,12 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tellSlack has the test's program tell the slack of all its threads, in place of testing.
+// tellSlack has the test's program tell the slack of its threads, in place of testing;
+// when it is "gone", after it has removed its own file.
 const tellSlack = "LAKE_TEST_TELL_SLACK"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(tellSlack) == "" {
 		os.Exit(m.Run())
+	}
+	if os.Getenv(tellSlack) == "gone" {
+		if err := os.Remove(os.Args[0]); err != nil {
+			fmt.Println(err)
+		}
 	}
 	CoarseTimers()
 	threads, err := os.ReadDir("/proc/self/task")
@@ -36,24 +43,30 @@ func TestMain(m *testing.M) {
 }
 
 // TestCoarseTimers: a process begins again with the slack, once and with its arguments, on
-// every thread; one that was given another slack, or is told to, keeps what it has.
+// every thread; one that was given another slack, is told to, or cannot begin again keeps
+// what it has.
 func TestCoarseTimers(t *testing.T) {
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
-		env         string
+		tell, env   string
 		given, want int
 	}{
-		{"", kernelSlack, slack},
-		{"0", kernelSlack, kernelSlack},
-		{"", 70_000, 70_000},
-		{"", 1_000_000, 1_000_000},
+		{"all", "", kernelSlack, slack},
+		{"all", "0", kernelSlack, kernelSlack},
+		{"gone", "", kernelSlack, kernelSlack},
+		{"all", "", 70_000, 70_000},
+		{"all", "", 1_000_000, 1_000_000},
 	} {
-		t.Run(fmt.Sprintf("given %d told %q", c.given, c.env), func(t *testing.T) {
-			self, err := os.Executable()
-			if err != nil {
+		t.Run(fmt.Sprintf("%s, given %d, told %q", c.tell, c.given, c.env), func(t *testing.T) {
+			program := filepath.Join(t.TempDir(), "program")
+			if err := os.WriteFile(program, self, 0o700); err != nil {
 				t.Fatal(err)
 			}
-			cmd := exec.Command(self, "one", "two words")
-			cmd.Env = append(os.Environ(), tellSlack+"=1", "LAKE_TIMER_SLACK="+c.env)
+			cmd := exec.Command(program, "one", "two words")
+			cmd.Env = append(os.Environ(), tellSlack+"="+c.tell, "LAKE_TIMER_SLACK="+c.env)
 			// The child has the slack of the thread that begins it.
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()

@@ -132,10 +132,11 @@ func (b *bench) barePut(ctx context.Context, o engine.Objects, inFlight int) (*l
 	return b.bareLoad(ctx, inFlight, smallPut(o))
 }
 
-// bareWriteInTurn is what a lone write cannot do without, one after the other as it does
-// them. Each part then meets servers that have slept meanwhile, as it does in a write.
-func (b *bench) bareWriteInTurn(ctx context.Context, l *lab, o engine.Objects) (*loaded, error) {
-	ask, done, err := requestReply(l, patchBytes, 100)
+// bareInTurn is what a lone read cannot do without, or a lone write where there is a put,
+// one after the other as it does them. Each part then meets servers that have slept
+// meanwhile. Sizes are of NATS's request and reply, bytes.
+func (b *bench) bareInTurn(ctx context.Context, l *lab, request, reply int, put op) (*loaded, error) {
+	ask, done, err := requestReply(l, request, reply)
 	if err != nil {
 		return nil, err
 	}
@@ -144,24 +145,10 @@ func (b *bench) bareWriteInTurn(ctx context.Context, l *lab, o engine.Objects) (
 	if err != nil {
 		return nil, err
 	}
-	return b.inTurn(ctx, ask, script, smallPut(o), script)
-}
-
-// bareReadInTurn is the same of a lone read.
-func (b *bench) bareReadInTurn(ctx context.Context, l *lab, size int) (*loaded, error) {
-	ask, done, err := requestReply(l, 0, size)
-	if err != nil {
-		return nil, err
+	parts := []op{ask, script}
+	if put != nil {
+		parts = append(parts, put, script)
 	}
-	defer done()
-	script, err := readScript(ctx, l.redis)
-	if err != nil {
-		return nil, err
-	}
-	return b.inTurn(ctx, ask, script)
-}
-
-func (b *bench) inTurn(ctx context.Context, parts ...op) (*loaded, error) {
 	return b.bareLoad(ctx, 1, func(ctx context.Context, w, i int) (int, error) {
 		for _, do := range parts {
 			if _, err := do(ctx, w, i); err != nil {

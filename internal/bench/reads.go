@@ -179,7 +179,7 @@ func (b *bench) p6lone(ctx context.Context, l *lab, c *client.Client, name func(
 			}
 			v["evalsha_p50_ms"] = script.p50()
 			v["parts_ms"] += script.p50()
-			turns, err := b.bareReadInTurn(ctx, l, len(body))
+			turns, err := b.bareInTurn(ctx, l, 0, len(body), nil)
 			if err != nil {
 				return nil, fmt.Errorf("the parts in turn: %w", err)
 			}

@@ -360,7 +360,7 @@ func (b *bench) p3local(ctx context.Context) error {
 		if err != nil {
 			return nil, err
 		}
-		turns, err := b.bareWriteInTurn(ctx, l, o)
+		turns, err := b.bareInTurn(ctx, l, patchBytes, 100, smallPut(o))
 		if err != nil {
 			return nil, fmt.Errorf("the parts in turn: %w", err)
 		}
