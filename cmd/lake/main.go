@@ -54,7 +54,7 @@ type cli struct {
 
 func main() {
 	if len(os.Args) > 1 && (os.Args[1] == "serve" || os.Args[1] == "service") {
-		app.CoarseTimers()
+		app.FewWakeUps(os.Args[1] == "service")
 	}
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }

@@ -1,6 +1,0 @@
-//go:build !linux
-
-package app
-
-// CoarseTimers is for Linux.
-func CoarseTimers() {}

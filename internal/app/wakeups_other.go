@@ -1,0 +1,6 @@
+//go:build !linux
+
+package app
+
+// FewWakeUps is for Linux.
+func FewWakeUps(bool) {}
