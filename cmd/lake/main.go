@@ -53,8 +53,15 @@ type cli struct {
 }
 
 func main() {
-	if len(os.Args) > 1 && (os.Args[1] == "serve" || os.Args[1] == "service") {
-		app.FewWakeUps(os.Args[1] == "service")
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "serve":
+			app.FewWakeUps(true, false)
+		case "service":
+			app.FewWakeUps(true, true)
+		case "bench": // and the servers in Go that it starts, as docs/operations.md advises
+			app.FewWakeUps(false, true)
+		}
 	}
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }

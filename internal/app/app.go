@@ -44,7 +44,7 @@ func BuildInfo() Build {
 // until SIGINT or SIGTERM, and gives the exit status (see the table of
 // engine.Code).
 func Main(name, description string, run func(ctx context.Context, c *Config, out, errOut io.Writer) error) int {
-	FewWakeUps(true)
+	FewWakeUps(true, true)
 	var c Config
 	parser, err := kong.New(&c, KongOptions(name, description)...)
 	if err != nil { // a mistake in this program

@@ -17,35 +17,35 @@ const (
 	// after the others, its monitor, every 20 µs while requests come and go one at a time.
 	slack = 200_000
 	// monitor (package runtime, GODEBUG) has the Go runtime report on its scheduler every
-	// so many ms, 24.8 days, the most that it takes. It is not for the report, one line
-	// on standard error: while one is due the monitor sleeps for 10 ms when there is nothing
-	// to do, in place of until it is woken. It would be woken twice a lone request, by the
-	// thread that has the request in hand, and then run on a core that another process of
-	// that request needs.
+	// so many ms, 24.8 days, the most that it takes. It is not for the report, one line on
+	// standard error: while one is due the monitor sleeps for 10 ms when there is nothing to
+	// do, in place of until it is woken. It would be woken twice a lone request, by the thread
+	// that has the request in hand, and then run on a core that another process of that
+	// request needs.
 	monitor = "schedtrace=2147483647"
 )
 
-// FewWakeUps has the threads of this process woken less often, at the cost of other
-// processes that share its cores: they may sleep up to 0.2 ms longer than asked for, and
-// those of a service, whose requests wait for the network, never for a disk, have the runtime's
-// monitor look after them every 10 ms while all goes well. It would notice a thread that the disk
-// holds up that much later, so `lake serve` is not a service.
+// FewWakeUps has threads of this process woken less often, for the sake of the processes
+// that it shares cores with. With timers they may sleep up to 0.2 ms longer than asked for.
+// With monitored the runtime's monitor looks after them every 10 ms only while all goes well:
+// not for a process that waits for a disk, as it would notice that much later a thread that
+// the disk holds up.
 //
 // A thread has its slack from the one that began it, and the runtime reads GODEBUG before
 // any of this program's code: so the program is executed again, in the same process, with the
 // same arguments. It must be called before anything is opened. What somebody has chosen stays: a
-// slack (TimerSlackNSec= of systemd), schedtrace in GODEBUG. With LAKE_TIMER_SLACK=0 nothing is
+// slack (TimerSlackNSec= of systemd), schedtrace in GODEBUG. With LAKE_EXEC_AGAIN=0 nothing is
 // changed: a debugger loses its place in a program that is executed again.
-func FewWakeUps(service bool) {
-	if os.Getenv("LAKE_TIMER_SLACK") == "0" {
+func FewWakeUps(timers, monitored bool) {
+	if os.Getenv("LAKE_EXEC_AGAIN") == "0" {
 		return
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	chosen, isSet := os.LookupEnv("GODEBUG")
-	told := service && !strings.Contains(chosen, "schedtrace=")
+	told := monitored && !strings.Contains(chosen, "schedtrace=")
 	now, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
-	coarse := err == nil && now == kernelSlack && unix.Prctl(unix.PR_SET_TIMERSLACK, slack, 0, 0, 0) == nil
+	coarse := timers && err == nil && now == kernelSlack && unix.Prctl(unix.PR_SET_TIMERSLACK, slack, 0, 0, 0) == nil
 	if !told && !coarse {
 		return
 	}

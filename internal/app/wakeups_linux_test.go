@@ -13,8 +13,8 @@ import (
 )
 
 // tellSlack has the test's program tell GODEBUG and the slack of its threads, in place of
-// testing: as a "service", as the "serve" that it is not, or when it is "gone", as a service
-// that has removed its own file.
+// testing: as "service", "serve" or "bench" ask for fewer wake-ups, or as a service that
+// has removed its own file when it is "gone".
 const tellSlack = "LAKE_TEST_TELL_SLACK"
 
 func TestMain(m *testing.M) {
@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 			fmt.Println(err)
 		}
 	}
-	FewWakeUps(os.Getenv(tellSlack) != "serve")
+	FewWakeUps(os.Getenv(tellSlack) != "bench", os.Getenv(tellSlack) != "serve")
 	threads, err := os.ReadDir("/proc/self/task")
 	fmt.Printf("%v %t %v %q\n", os.Args[1:], len(threads) > 1, err, os.Getenv("GODEBUG"))
 	for range 4 { // on threads of their own
@@ -65,6 +65,9 @@ func TestFewWakeUps(t *testing.T) {
 		{"serve", "", kernelSlack, slack, "", ""},
 		{"serve", "", kernelSlack, slack, "madvdontneed=1", "madvdontneed=1"},
 		{"serve", "", 70_000, 70_000, "", ""},
+		{"bench", "", kernelSlack, kernelSlack, "", monitor},
+		{"bench", "", kernelSlack, kernelSlack, "schedtrace=0", "schedtrace=0"},
+		{"bench", "0", kernelSlack, kernelSlack, "", ""},
 		{"gone", "", kernelSlack, kernelSlack, "", ""},
 		{"gone", "", kernelSlack, kernelSlack, "madvdontneed=1", "madvdontneed=1"},
 	} {
@@ -74,7 +77,7 @@ func TestFewWakeUps(t *testing.T) {
 				t.Fatal(err)
 			}
 			cmd := exec.Command(program, "one", "two words")
-			cmd.Env = append(os.Environ(), tellSlack+"="+c.tell, "LAKE_TIMER_SLACK="+c.env, "GODEBUG="+c.debug)
+			cmd.Env = append(os.Environ(), tellSlack+"="+c.tell, "LAKE_EXEC_AGAIN="+c.env, "GODEBUG="+c.debug)
 			// The child has the slack of the thread that begins it.
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()

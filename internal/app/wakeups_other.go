@@ -3,4 +3,4 @@
 package app
 
 // FewWakeUps is for Linux.
-func FewWakeUps(bool) {}
+func FewWakeUps(bool, bool) {}

@@ -140,7 +140,8 @@ func (b *bench) startEmbedded(ctx context.Context, l *lab, o labOptions) error {
 	l.nats, l.ops["serve"], l.data = "nats://"+addr, ops, filepath.Join(dir, "objects")
 	args := append([]string{"serve", "--data", dir, "--nats-listen", addr, "--ops-listen", ops}, quietly...)
 	args = append(args, b.profileFlags()...)
-	c, err := spawn(ctx, "serve", nil, healthy("http://"+ops+"/readyz"), b.Program, append(args, o.flags...)...)
+	// As whoever starts it has it, not with the GODEBUG of this program (app.FewWakeUps).
+	c, err := spawn(ctx, "serve", []string{"GODEBUG="}, healthy("http://"+ops+"/readyz"), b.Program, append(args, o.flags...)...)
 	if err != nil {
 		return err
 	}
