@@ -1,6 +1,7 @@
 package events
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"fmt"
@@ -364,17 +365,20 @@ func watch(t testing.TB, js jetstream.JetStream, o WatchOptions) *watching {
 // and what is written in between is older than the watch.
 func watchOf(t testing.TB, js jetstream.JetStream, history History, o WatchOptions) *watching {
 	t.Helper()
-	w := &watching{}
 	h := &headTold{History: history}
-	attached := make(chan struct{}, 1)
-	s, err := js.Stream(contextFor(t), Subjects{}.EventsStream())
-	if err != nil {
-		t.Fatal(err)
-	}
-	before := s.CachedInfo().State.Consumers
+	attached := consumerOf(t, js)
+	w := startWatch(t, js, h, o)
+	testenv.WaitFor(t, patience, func() bool {
+		return len(w.all()) > 0 || attached() && (o.Catalog == "" || h.told.Load())
+	})
+	return w
+}
+
+// startWatch runs a watch.
+func startWatch(t testing.TB, js jetstream.JetStream, history History, o WatchOptions) *watching {
+	w := &watching{}
 	start(t, func(ctx context.Context) error {
-		close(attached)
-		for item, err := range Watch(ctx, js, h, Subjects{}, o) {
+		for item, err := range Watch(ctx, js, history, Subjects{}, o) {
 			w.mu.Lock()
 			if err != nil {
 				w.errs = append(w.errs, err)
@@ -386,15 +390,21 @@ func watchOf(t testing.TB, js jetstream.JetStream, history History, o WatchOptio
 		}
 		return nil
 	})
-	<-attached
-	testenv.WaitFor(t, patience, func() bool {
-		if len(w.all()) > 0 {
-			return true
-		}
-		info, err := s.Info(contextFor(t))
-		return err == nil && info.State.Consumers > before && (o.Catalog == "" || h.told.Load())
-	})
 	return w
+}
+
+// consumerOf tells whether the stream of events has a consumer more than now.
+func consumerOf(t testing.TB, js jetstream.JetStream) (more func() bool) {
+	t.Helper()
+	s, err := js.Stream(contextFor(t), Subjects{}.EventsStream())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := s.CachedInfo().State.Consumers
+	return func() bool {
+		info, err := s.Info(contextFor(t))
+		return err == nil && info.State.Consumers > before
+	}
 }
 
 // headTold is a History that knows whether a read of it has been answered.
@@ -483,6 +493,8 @@ type wire struct {
 	net.Listener
 	target string
 	mute   atomic.Bool
+	muteAt string // when the client first says this the server is muted; set before it connects
+	muted  sync.Once
 	mu     sync.Mutex
 	conns  []net.Conn
 	wg     sync.WaitGroup
@@ -509,7 +521,15 @@ func newWire(t testing.TB, target string) *wire {
 			w.mu.Lock()
 			w.conns = append(w.conns, c, s)
 			w.mu.Unlock()
-			w.wg.Go(func() { _, _ = io.Copy(s, c); s.Close(); c.Close() })
+			w.wg.Go(func() {
+				_, _ = io.Copy(s, io.TeeReader(c, hears(func(said []byte) {
+					if w.muteAt != "" && bytes.Contains(said, []byte(w.muteAt)) {
+						w.muted.Do(func() { w.mute.Store(true) })
+					}
+				})))
+				s.Close()
+				c.Close()
+			})
 			w.wg.Go(func() {
 				buf := make([]byte, 32<<10)
 				muted := false // for good: what comes after a hole makes no sense
@@ -530,6 +550,14 @@ func newWire(t testing.TB, target string) *wire {
 	})
 	t.Cleanup(func() { l.Close(); w.cut(); w.wg.Wait() })
 	return w
+}
+
+// hears is a writer that is told what is written.
+type hears func(said []byte)
+
+func (h hears) Write(said []byte) (int, error) {
+	h(said)
+	return len(said), nil
 }
 
 func (w *wire) cut() {

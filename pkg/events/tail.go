@@ -44,9 +44,10 @@ type tail struct {
 	// report is told of what the tail has mended or passed over by itself.
 	report func(error)
 
-	placed  bool
-	created time.Time     // of the stream: its identity
-	next    atomic.Uint64 // stream sequence to go on with
+	at     place         // where it began, or went on after a loss
+	placed bool          // attached was told of it
+	broken bool          // lost is to be told of it
+	next   atomic.Uint64 // stream sequence to go on with
 }
 
 // place is a place in the stream: everything up to a message.
@@ -90,7 +91,9 @@ func (w *tail) run(ctx context.Context) error {
 	return nil
 }
 
-// attach makes a consumer after the last message that was read.
+// attach makes a consumer after the last message that was read. The place to begin
+// with is taken once: where the consumer's making fails, or its answer is lost, the
+// next one begins there, too.
 func (w *tail) attach(ctx context.Context) (jetstream.Consumer, error) {
 	ctx, cancel := context.WithTimeout(ctx, attachTimeout)
 	defer cancel()
@@ -103,19 +106,22 @@ func (w *tail) attach(ctx context.Context) (jetstream.Consumer, error) {
 		return nil, fmt.Errorf("watch stream %s: %w", name, err)
 	}
 	info := stream.CachedInfo()
-	at := place{created: info.Created, now: info.TimeStamp}
-	next, broken := w.next.Load(), false
+	next, begins, broken := w.next.Load(), w.at.created.IsZero(), false
 	switch first := info.State.FirstSeq; {
-	case !w.placed && w.from == 0:
+	case begins && w.from == 0:
 		next = info.State.LastSeq + 1
-	case !w.placed:
+	case begins:
 		next, broken = max(w.from, first), w.from < first
-	case !info.Created.Equal(w.created) || next > info.State.LastSeq+1:
+	case !info.Created.Equal(w.at.created) || next > info.State.LastSeq+1:
 		// Another stream, or one that lost its end: what was seen will be known by
 		// its version.
 		next, broken = max(first, 1), true
 	case next < first:
 		next, broken = first, true
+	}
+	if begins || broken {
+		w.at, w.broken = place{created: info.Created, seq: next - 1, now: info.TimeStamp}, broken
+		w.next.Store(next)
 	}
 	c := jetstream.ConsumerConfig{
 		Name:              "watch-" + rand.Text(),
@@ -131,16 +137,16 @@ func (w *tail) attach(ctx context.Context) (jetstream.Consumer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch stream %s: %w", name, err)
 	}
-	first := !w.placed
-	w.placed, w.created = true, info.Created
-	w.next.Store(next)
-	at.seq = next - 1
-	if first {
-		w.attached(at)
+	if !w.placed {
+		w.placed = true
+		w.attached(w.at)
 	}
-	if broken && !w.lost(at) {
-		w.drop(ctx, cons)
-		return nil, errEnough
+	if w.broken {
+		w.broken = false
+		if !w.lost(w.at) {
+			w.drop(ctx, cons)
+			return nil, errEnough
+		}
 	}
 	return cons, nil
 }
@@ -199,7 +205,7 @@ func (w *tail) read(ctx context.Context, cons jetstream.Consumer) error {
 			// Every message of the stream is read here, so this one's number shows that
 			// some were purged before they could be.
 			w.report(fmt.Errorf("watch: messages %d to %d of the stream were purged", due, seq-1))
-			if !w.lost(place{created: w.created, seq: seq - 1, now: md.Timestamp}) {
+			if !w.lost(place{created: w.at.created, seq: seq - 1, now: md.Timestamp}) {
 				return errEnough
 			}
 		}
@@ -244,7 +250,7 @@ func (w *tail) look(ctx context.Context, cancel context.CancelCauseFunc) {
 		if err != nil {
 			continue // the consumer itself will show what is wrong
 		}
-		if info := stream.CachedInfo(); !info.Created.Equal(w.created) || w.next.Load() < info.State.FirstSeq {
+		if info := stream.CachedInfo(); !info.Created.Equal(w.at.created) || w.next.Load() < info.State.FirstSeq {
 			cancel(errReplaced)
 			return
 		}

@@ -399,6 +399,30 @@ func TestWatchSurvivesCuts(t *testing.T) {
 	}
 }
 
+// A watch begins with what is committed after its place was taken, though the answer
+// to its request for a consumer does not arrive.
+func TestWatchKeepsItsPlace(t *testing.T) {
+	t.Parallel()
+	srv := testenv.NATS(t)
+	js := natsOf(t, srv, Config{})
+	line := newWire(t, strings.TrimPrefix(srv.URL, "nats://"))
+	line.muteAt = ".CONSUMER.CREATE."
+	o := newOutbox()
+	attached := consumerOf(t, js)
+	w := startWatch(t, connect(t, line.url()), &book{}, WatchOptions{})
+	testenv.WaitFor(t, patience, attached)
+	start(t, o.relay(js).Run)
+	commits(t, o, 100, 10, nil)
+	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 })
+	line.mute.Store(false)
+	line.cut()
+	testenv.WaitFor(t, patience, func() bool { return w.reached(o) })
+	tiles(t, w.all(), o.heads)
+	if errs := w.errors(); errs != nil {
+		t.Errorf("watch: %v", errs)
+	}
+}
+
 // A message that was delivered but did not arrive leaves a hole in the
 // consumer's numbering.
 func TestWatchMendsHoles(t *testing.T) {
