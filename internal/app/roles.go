@@ -53,6 +53,7 @@ func Ingest(ctx context.Context, c *Config, out, errOut io.Writer) error {
 	relay := p.relay(parts, js)
 	e, err := p.startEngine(ctx, parts, func(o *engine.Options) {
 		o.Sweep = true
+		o.FrameCache, o.DocumentCache = cacheBytes(0), cacheBytes(0) // it reads nothing
 		o.Hooks = telemetry.JoinHooks(o.Hooks, pokes(relay))
 	})
 	if err != nil {

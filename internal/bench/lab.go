@@ -368,7 +368,7 @@ func (l *lab) connect(more ...nats.Option) (*nats.Conn, error) {
 // client is a client of the lab's lake, closed with the lab. Each write is a
 // message of its own: what rows compare is one request with another.
 func (l *lab) client() (*client.Client, error) {
-	c, err := client.Connect(l.nats, client.WithPrefix(l.subjectPrefix()), client.WithTimeout(30*time.Second), client.WithoutCoalescing(), client.WithNATS(nats.Name("lake bench")))
+	c, err := client.Connect(l.nats, client.WithPrefix(l.subjectPrefix()), client.WithoutCoalescing(), client.WithNATS(nats.Name("lake bench")))
 	if err != nil {
 		return nil, err
 	}

@@ -82,10 +82,8 @@ func requestReply(l *lab, request, reply int) (do op, done func(), err error) {
 		return nil, nil, err
 	}
 	question := bytes.Repeat([]byte("x"), request)
-	return func(ctx context.Context, _, _ int) (int, error) {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		_, err := asker.RequestWithContext(ctx, subject, question)
+	return func(context.Context, int, int) (int, error) {
+		_, err := asker.Request(subject, question, 10*time.Second)
 		return 1, err
 	}, done, nil
 }

@@ -61,8 +61,6 @@ func each(ctx context.Context, n int, do func(ctx context.Context, i int) error)
 // readOf is a load of reads that compares every answer.
 func readOf(from lake, name func(int) string, catalogs int, want []byte, relaxed bool) op {
 	return func(ctx context.Context, w, i int) (int, error) {
-		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-		defer cancel()
 		r, err := from.Read(ctx, engine.ReadRequest{Catalog: name((w*7919 + i) % catalogs), Relaxed: relaxed})
 		switch {
 		case err != nil:

@@ -59,8 +59,6 @@ func (w *writers) write(ctx context.Context, worker, _ int) (int, error) {
 	body = append(body, `,"pad":"`...)
 	body = append(body, w.pad[:patchBytes-len(body)-3]...)
 	body = append(body, `"}}`...)
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
 	r, err := w.to.Write(ctx, engine.WriteRequest{Catalog: w.catalog(worker % w.catalogs), Body: body})
 	if err != nil {
 		return 0, err
