@@ -242,8 +242,8 @@ func (c *Client) ask(ctx context.Context, subject string, header nats.Header, bo
 	}
 	t := trace.FromContext(ctx)
 	begin := t.Now()
-	// Most reads are not told a time, and travel without a header: it costs both sides
-	// and the server. The service takes its default, and is waited for. One with at least
+	// Most requests are not told a time, and travel without a header: it costs both sides
+	// and the server. The service takes its default, and is waited for. A read with at least
 	// twice as much time has no less left than that when it has to be asked for again.
 	untold := header[events.HeaderMinVersion] == nil && t == nil &&
 		(!bounded && left == defaultTimeout || bounded && what == read && left >= 2*defaultTimeout)
