@@ -105,7 +105,7 @@ func (b *batchers) write(ctx context.Context, writer, _ int) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n, sum := b.lay(writer)
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
 	r, err := b.to.WriteBatch(ctx, engine.BatchRequest{Catalog: b.catalog(writer % b.catalogs), Lines: w.lines})
 	if errors.Is(err, engine.ErrBusy) {

@@ -13,7 +13,7 @@ import (
 // anyRead is a read of one catalog that must give a document.
 func anyRead(from lake, catalog string) op {
 	return func(ctx context.Context, _, _ int) (int, error) {
-		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, opTimeout)
 		defer cancel()
 		r, err := from.Read(ctx, engine.ReadRequest{Catalog: catalog})
 		if err == nil && len(r.Body) == 0 {

@@ -61,7 +61,7 @@ func (b *bench) growth(ctx context.Context, form string) error {
 	}
 	defer done()
 	// By versions: the same document, written again and again.
-	w := newWriters(in, 10, 1)
+	w := newWriters(bounded{in}, 10, 1)
 	var at [2]Values
 	for i, versions := range []int64{10, 10_000} {
 		if err := each(ctx, int(max(versions-w.acked.Load(), 0)), func(ctx context.Context, i int) error {
@@ -82,7 +82,7 @@ func (b *bench) growth(ctx context.Context, form string) error {
 
 	// By catalogs.
 	name := newRun()
-	hot := newWriters(in, 100, 100)
+	hot := newWriters(bounded{in}, 100, 100)
 	filled := 0
 	for i, catalogs := range []int{fewCatalogs, allCatalogs} {
 		if filled, err = b.fillUp(ctx, in, name, filled, catalogs); err != nil {

@@ -44,7 +44,7 @@ func (b *bench) p4(ctx context.Context) error {
 		to                lake
 		bound             float64
 	}{
-		{"P4", "p50 of a durable write, library in this process", "≤ 1.5 × the file store's own durable put", in, 1.5},
+		{"P4", "p50 of a durable write, library in this process", "≤ 1.5 × the file store's own durable put", bounded{in}, 1.5},
 		{"P4 TCP", "p50 of a durable write, `lake serve` over TCP", "≤ 1.8 × the file store's own durable put", c, 1.8},
 	} {
 		w := newWriters(way.to, 1, 1)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -50,7 +49,7 @@ func each(ctx context.Context, n int, do func(ctx context.Context, i int) error)
 	g.SetLimit(64)
 	for i := range n {
 		g.Go(func() error {
-			ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+			ctx, cancel := context.WithTimeout(ctx, opTimeout)
 			defer cancel()
 			return do(ctx, i)
 		})
@@ -58,7 +57,7 @@ func each(ctx context.Context, n int, do func(ctx context.Context, i int) error)
 	return g.Wait()
 }
 
-// readOf is a load of reads that compares every answer.
+// readOf is a load of reads that compares every answer. The lake bounds their time.
 func readOf(from lake, name func(int) string, catalogs int, want []byte, relaxed bool) op {
 	return func(ctx context.Context, w, i int) (int, error) {
 		r, err := from.Read(ctx, engine.ReadRequest{Catalog: name((w*7919 + i) % catalogs), Relaxed: relaxed})

@@ -88,7 +88,7 @@ const overloadWriters = 96
 func overload(ctx context.Context, clients []*client.Client, name func(int) string, d time.Duration) (refused int64, err error) {
 	body := document(512 << 10)
 	load := closed(ctx, overloadWriters, 0, d, func(ctx context.Context, w, _ int) (int, error) {
-		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, opTimeout)
 		defer cancel()
 		_, err := clients[w%len(clients)].Write(ctx, engine.WriteRequest{Catalog: name(w), MergeType: engine.MergeTypeReplace, Body: body})
 		if errors.Is(err, engine.ErrBusy) {

@@ -23,13 +23,13 @@ func (b *bench) p15(ctx context.Context) error {
 	if err := fill(ctx, in, name, 1, body); err != nil {
 		return err
 	}
-	w := newWriters(in, 1, 1)
+	w := newWriters(bounded{in}, 1, 1)
 	for _, k := range []struct {
 		row, what string
 		do        op
 	}{
 		{"P15 write", "p50 of a lone write", w.write},
-		{"P15 read", "p50 of a hot read", readOf(in, name, 1, body, false)},
+		{"P15 read", "p50 of a hot read", readOf(bounded{in}, name, 1, body, false)},
 	} {
 		traced := func(ctx context.Context, worker, i int) (int, error) {
 			ctx = trace.WithTrace(ctx, "bench")

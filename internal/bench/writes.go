@@ -26,6 +26,25 @@ type lake interface {
 	Fold(ctx context.Context, catalog string) (engine.FoldResult, error)
 }
 
+// opTimeout bounds an operation.
+const opTimeout = 30 * time.Second
+
+// bounded is a lake in this process, whose operations end in time. Those of a client do so
+// by themselves, with less work for each than a context with a timer.
+type bounded struct{ lake }
+
+func (b bounded) Write(ctx context.Context, req engine.WriteRequest) (engine.WriteResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	return b.lake.Write(ctx, req)
+}
+
+func (b bounded) Read(ctx context.Context, req engine.ReadRequest) (engine.ReadResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	return b.lake.Read(ctx, req)
+}
+
 // writers are workers that each count up a member of one catalog, by merge
 // patches of a hundred bytes.
 type writers struct {
@@ -47,7 +66,7 @@ func newWriters(to lake, workers, catalogs int) *writers {
 
 const patchBytes = 100
 
-// write is the op of a load.
+// write is the op of a load. The lake bounds its time.
 func (w *writers) write(ctx context.Context, worker, _ int) (int, error) {
 	w.orders[worker].Lock()
 	defer w.orders[worker].Unlock()
@@ -83,7 +102,7 @@ func (w *writers) check(ctx context.Context) (string, error) {
 	var checked atomic.Int64
 	for _, c := range catalogs {
 		g.Go(func() error {
-			ctx, cancel := context.WithTimeout(gctx, 30*time.Second)
+			ctx, cancel := context.WithTimeout(gctx, opTimeout)
 			defer cancel()
 			r, err := w.to.Read(ctx, engine.ReadRequest{Catalog: w.catalog(c)})
 			if err != nil {
