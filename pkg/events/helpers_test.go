@@ -430,6 +430,15 @@ func (w *watching) errors() []error {
 	return slices.Clone(w.errs)
 }
 
+// complete fails unless the watch told everything once and in order, without an error.
+func (w *watching) complete(t testing.TB, o *outbox) {
+	t.Helper()
+	tiles(t, w.all(), o.heads)
+	if errs := w.errors(); errs != nil {
+		t.Errorf("watch: %v", errs)
+	}
+}
+
 // reached tells whether every catalog's events have come to its head.
 func (w *watching) reached(o *outbox) bool {
 	o.mu.Lock()
@@ -567,6 +576,12 @@ func (w *wire) cut() {
 		c.Close()
 	}
 	w.conns = nil
+}
+
+// renew cuts; the connections that follow are heard.
+func (w *wire) renew() {
+	w.mute.Store(false)
+	w.cut()
 }
 
 func (w *wire) url() string { return "nats://" + w.Addr().String() }

@@ -33,10 +33,7 @@ func TestRelaysRace(t *testing.T) {
 	all := storedEvents(t, js)
 	tiles(t, taken(t, all), o.heads)
 	testenv.WaitFor(t, patience, func() bool { return len(w.all()) == len(taken(t, all)) })
-	tiles(t, w.all(), o.heads)
-	if errs := w.errors(); errs != nil {
-		t.Errorf("watch: %v", errs)
-	}
+	w.complete(t, o)
 	t.Logf("%d events, %d of them seen before", len(all), len(all)-len(taken(t, all)))
 }
 

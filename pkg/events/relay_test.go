@@ -149,10 +149,7 @@ func TestRelayNATSAway(t *testing.T) {
 	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 && w.reached(o) })
 	stop()
 	tiles(t, taken(t, storedEvents(t, js)), o.heads)
-	tiles(t, w.all(), o.heads)
-	if errs := w.errors(); errs != nil {
-		t.Errorf("watch: %v", errs)
-	}
+	w.complete(t, o)
 }
 
 func TestRelayStreamDeleted(t *testing.T) {
@@ -179,10 +176,7 @@ func TestRelayStreamDeleted(t *testing.T) {
 	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 && w.reached(o) })
 	stop()
 	// The watch goes on in the new stream, whose numbers begin at one again.
-	tiles(t, w.all(), o.heads)
-	if errs := w.errors(); errs != nil {
-		t.Errorf("watch: %v", errs)
-	}
+	w.complete(t, o)
 	tiles(t, append(w.all()[:before:before], storedEvents(t, js)...), o.heads)
 }
 
@@ -209,8 +203,7 @@ func TestRelayPubAckLost(t *testing.T) {
 	if o.len() != 2 {
 		t.Errorf("the outbox has %d entries, want both that were not acknowledged", o.len())
 	}
-	line.mute.Store(false)
-	line.cut()
+	line.renew()
 	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 })
 	stop()
 	all := storedEvents(t, js)

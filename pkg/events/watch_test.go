@@ -389,14 +389,10 @@ func TestWatchSurvivesCuts(t *testing.T) {
 		line.mute.Store(true) // what is delivered now is lost
 		commits(t, o, 100, 10, nil)
 		testenv.WaitFor(t, patience, func() bool { return o.len() == 0 })
-		line.mute.Store(false)
-		line.cut()
+		line.renew()
 		testenv.WaitFor(t, patience, func() bool { return w.reached(o) })
 	}
-	tiles(t, w.all(), o.heads)
-	if errs := w.errors(); errs != nil {
-		t.Errorf("watch: %v", errs)
-	}
+	w.complete(t, o)
 }
 
 // A watch begins with what is committed after its place was taken, though the answer
@@ -414,12 +410,43 @@ func TestWatchKeepsItsPlace(t *testing.T) {
 	start(t, o.relay(js).Run)
 	commits(t, o, 100, 10, nil)
 	testenv.WaitFor(t, patience, func() bool { return o.len() == 0 })
-	line.mute.Store(false)
-	line.cut()
+	line.renew()
 	testenv.WaitFor(t, patience, func() bool { return w.reached(o) })
-	tiles(t, w.all(), o.heads)
-	if errs := w.errors(); errs != nil {
-		t.Errorf("watch: %v", errs)
+	w.complete(t, o)
+}
+
+// What was purged before a tail began is told, though the answer to its request for a
+// consumer does not arrive: the second consumer finds nothing missing.
+func TestTailTellsLossLater(t *testing.T) {
+	t.Parallel()
+	srv := testenv.NATS(t)
+	js := natsOf(t, srv, Config{})
+	say(t, js, span("users", 0, 1), span("users", 1, 2), span("users", 2, 3))
+	stream, err := js.Stream(contextFor(t), Subjects{}.EventsStream())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Purge(contextFor(t), jetstream.WithPurgeSequence(3)); err != nil {
+		t.Fatal(err)
+	}
+	line := newWire(t, strings.TrimPrefix(srv.URL, "nats://"))
+	line.muteAt = ".CONSUMER.CREATE."
+	attached := consumerOf(t, js)
+	var said []string
+	tl := &tail{js: connect(t, line.url()), filter: Subjects{}.EveryEvent(""), from: 1, heartbeat: pullHeartbeat, check: time.Minute, report: func(error) {},
+		attached: func(at place) { said = append(said, fmt.Sprint("attached ", at.seq)) },
+		lost:     func(at place) bool { said = append(said, fmt.Sprint("lost ", at.seq)); return true },
+		take:     func(seq uint64, _ engine.Event) bool { said = append(said, fmt.Sprint("take ", seq)); return false },
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- tl.run(contextFor(t)) }()
+	testenv.WaitFor(t, patience, attached)
+	line.renew()
+	if err := <-ended; err != nil {
+		t.Errorf("run: %v", err)
+	}
+	if want := []string{"attached 2", "lost 2", "take 3"}; !slices.Equal(said, want) {
+		t.Errorf("got %v, want %v", said, want)
 	}
 }
 
