@@ -6,10 +6,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/jsonlake/lake/internal/testenv"
 	"github.com/jsonlake/lake/internal/testenv/mimedb"
 	"github.com/jsonlake/lake/pkg/client"
 	"github.com/jsonlake/lake/pkg/engine"
+	"github.com/jsonlake/lake/pkg/events"
 )
 
 // request is the write of a revision.
@@ -70,21 +73,49 @@ func readNow(t *testing.T, url string) []byte {
 	return doc
 }
 
+// foldedAll waits until no fold is to come of so many writes, one after the other: their
+// events are published, with them the jobs that they made due, and no job is left. The
+// snapshotter works on while a test has gone on to other things.
+func foldedAll(t *testing.T, s *server, writes int) {
+	t.Helper()
+	js, err := jetstream.New(connect(t, s.url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	testenv.WaitFor(t, 20*time.Second, func() bool {
+		if metric(t, s.ops, "lake_relay_events_read_total") < float64(writes) {
+			return false
+		}
+		jobs, err := js.Stream(t.Context(), events.Subjects{}.JobsStream())
+		return err == nil && jobs.CachedInfo().State.Msgs == 0
+	})
+}
+
 // A real document's history, replayed into `lake serve`: every revision, and
-// after a restart the same document. Reads put nothing: the snapshots are the
-// snapshotter's.
+// after a restart the same document. Reads put nothing: a write puts its segment,
+// the snapshotter two objects a fold.
 func TestMimeDBServe(t *testing.T) {
 	s := serve(t, t.TempDir())
+	puts := func() float64 { return metric(t, s.ops, "lake_objects_requests_total", `op="put"`) }
+	before := puts()
 	doc := replay(t, s.url)
-	testenv.WaitFor(t, 20*time.Second, func() bool { return metric(t, s.ops, "lake_jobs_handled_total", `result="folded"`) > 0 })
-	puts := metric(t, s.ops, "lake_objects_requests_total", `op="put"`)
+	revisions := len(mimedb.History(t, "../.."))
+	foldedAll(t, s, revisions)
+	folds := metric(t, s.ops, "lake_jobs_handled_total", `result="folded"`)
+	if folds == 0 {
+		t.Error("the snapshotter folded nothing")
+	}
+	all := puts()
+	if want := before + float64(revisions) + 2*folds; all != want {
+		t.Errorf("%d writes, a read after each and %v folds made %v puts, want %v", revisions, folds, all-before, want-before)
+	}
 	for range 50 {
 		if !bytes.Equal(readNow(t, s.url), doc) {
 			t.Fatal("a read differs")
 		}
 	}
-	if got := metric(t, s.ops, "lake_objects_requests_total", `op="put"`); got != puts {
-		t.Errorf("50 reads made %v puts", got-puts)
+	if got := puts(); got != all {
+		t.Errorf("50 reads made %v puts", got-all)
 	}
 	s.Restart()
 	if !bytes.Equal(readNow(t, s.url), doc) {
