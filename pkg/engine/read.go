@@ -131,7 +131,7 @@ func (e *Engine) Read(ctx context.Context, req ReadRequest) (ReadResult, error) 
 	if !req.IfNoneMatch.IsZero() && l.Version == req.IfNoneMatch {
 		return ReadResult{Version: l.Version, Pending: l.HasPending, NotModified: true}, nil
 	}
-	body, err := ReadBytes(ctx, l)
+	body, err := e.document(ctx, l)
 	if req.At != nil && req.At.Version.Less(l.Version) { // reading it had to take a new view
 		return e.readAt(ctx, &req)
 	}
@@ -146,9 +146,9 @@ func (e *Engine) Read(ctx context.Context, req ReadRequest) (ReadResult, error) 
 		if !found {
 			return ReadResult{Version: l.Version}, fmt.Errorf("%w: catalog %q has nothing at %s", ErrNotFound, req.Catalog, req.Pointer)
 		}
-		body = bytes.Clone(part)
+		body = part
 	}
-	return ReadResult{Body: body, Version: l.Version, Pending: l.HasPending}, nil
+	return ReadResult{Body: bytes.Clone(body), Version: l.Version, Pending: l.HasPending}, nil
 }
 
 func checkRead(req *ReadRequest) error {
@@ -303,6 +303,12 @@ var errLeaseOut = fmt.Errorf("%w: the epoch lease ran out while the index answer
 
 // ReadList merges a list of this engine. Use ReadBytes.
 func (e *Engine) ReadList(ctx context.Context, l *List) ([]byte, error) {
+	body, err := e.document(ctx, l)
+	return bytes.Clone(body), err
+}
+
+// document merges a list. The bytes are the document cache's own.
+func (e *Engine) document(ctx context.Context, l *List) ([]byte, error) {
 	doc, err := e.materialise(ctx, l)
 	for again, adopted := false, false; errors.Is(err, ErrNotExist); again = true {
 		// The objects of the list were folded and collected meanwhile: take a new
@@ -335,7 +341,7 @@ func (e *Engine) ReadList(ctx context.Context, l *List) ([]byte, error) {
 	if doc.body == nil {
 		return nil, fmt.Errorf("%w: catalog %q has no document", ErrNotFound, l.Catalog)
 	}
-	return bytes.Clone(doc.body), nil
+	return doc.body, nil
 }
 
 // needsAsMuch tells whether a later view of a catalog needs every object that an

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -248,5 +249,34 @@ func (h *house) copyTo(to *house, prefix string) {
 		if err != nil {
 			h.t.Fatal(err)
 		}
+	}
+}
+
+// Reading a part of a document copies that part and not the document, and what is read is
+// the caller's: to write into it changes nothing for the next reader.
+func TestPartIsCopiedAlone(t *testing.T) {
+	h := newHouse(t)
+	e := h.open(engine.Options{})
+	write(t, e, "users", "/", engine.MergeTypeReplace, `{"a":{"n":1},"rest":"`+strings.Repeat("x", 1<<20)+`"}`)
+	read := func(pointer string) []byte {
+		t.Helper()
+		res, err := e.Read(t.Context(), engine.ReadRequest{Catalog: "users", Pointer: pointer})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.Body
+	}
+	whole := read("") // into the document cache
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	part := read("/a")
+	runtime.ReadMemStats(&after)
+	if made := after.TotalAlloc - before.TotalAlloc; made > 256<<10 {
+		t.Errorf("%d bytes of memory for a part of %d", made, len(part))
+	}
+	clear(part)
+	clear(whole)
+	if got := string(read("/a")); got != `{"n":1}` {
+		t.Errorf("got %q", got)
 	}
 }

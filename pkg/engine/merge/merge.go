@@ -31,7 +31,7 @@ func Merge(base []byte, deltas []Delta, lim Limits) (doc []byte, outcomes []Outc
 		}
 	}
 	outcomes = make([]Outcome, len(deltas))
-	r := runner{m: &machine{lim: lim, outcomes: outcomes}, lim: lim, outcomes: outcomes, base: len(base), bound: int64(len(base))}
+	r := runner{m: &machine{lim: lim, outcomes: outcomes}, lim: lim, outcomes: outcomes, bound: int64(len(base))}
 	if base != nil {
 		r.m.root = value{text: base}
 	}
@@ -76,13 +76,16 @@ type runner struct {
 	m        *machine
 	lim      Limits
 	outcomes []Outcome
-	base     int   // bytes of the base
 	bound    int64 // the document is not larger than this
 }
 
 // emit returns the document, nil if the base was corrupt.
 func (r *runner) emit() []byte {
-	guess := r.base + int(min(max(r.bound-int64(r.base), 0), int64(r.base/4+4_096)))
+	base := len(r.m.root.text) // of the document, or of what a delta has put in its place
+	if c := r.m.root.c; c != nil {
+		base = len(c.base)
+	}
+	guess := base + int(min(max(r.bound-int64(base), 0), int64(base/4+4_096)))
 	doc := r.m.emitAll(r.m.root, guess)
 	if r.m.corrupt {
 		return nil

@@ -3,6 +3,7 @@ package merge
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -98,5 +99,32 @@ func TestAtTheLimit(t *testing.T) {
 	}
 	if took > limit {
 		t.Errorf("got %v, want at most %v", took, limit)
+	}
+}
+
+// A document is written once, into memory of its size: one that stands on a base, and one
+// that a delta has put in a base's place.
+func TestWrittenOnce(t *testing.T) {
+	large := []byte(`{"d":"` + strings.Repeat("x", 1<<20) + `","p":{}}`)
+	member := `"m":"` + strings.Repeat("y", 100<<10) + `"`
+	patch := Delta{Type: MergePatch, Path: "/p", Body: []byte("{" + member + "}")}
+	for name, in := range map[string]struct {
+		base   []byte
+		deltas []Delta
+	}{
+		"base":     {large, []Delta{patch}},
+		"replaced": {[]byte(`{}`), []Delta{{Type: Replace, Path: "/", Body: large}, patch}},
+		"first":    {nil, []Delta{{Type: Replace, Path: "/", Body: large}, patch}},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		doc, _, err := Merge(in.base, in.deltas, Limits{})
+		runtime.ReadMemStats(&after)
+		if err != nil || len(doc) != len(large)+len(member) {
+			t.Fatalf("%s: got %d bytes, %v", name, len(doc), err)
+		}
+		if made := after.TotalAlloc - before.TotalAlloc; made > uint64(len(doc)+128<<10) {
+			t.Errorf("%s: %d bytes of memory for a document of %d", name, made, len(doc))
+		}
 	}
 }
