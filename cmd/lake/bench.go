@@ -17,7 +17,7 @@ type benchCmd struct {
 	Target  string   `help:"NATS URL of a lake that is there, for the profiles that only need a client. It keeps catalogs named bench-… afterwards." placeholder:"URL" aliases:"lake"`
 
 	SubjectPrefix string        `help:"First token of the target's NATS subjects." default:"lake"`
-	PutLatency    time.Duration `help:"Make each PUT of the bucket slower, distributed, in the profiles that set none of their own." default:"0s"`
+	PutLatency    time.Duration `help:"What each PUT of the bucket takes, or longer where the store does; distributed, in the profiles that set none of their own. 0s: as long as the store takes." default:"0s"`
 	Duration      time.Duration `help:"Of one measurement." default:"5s"`
 	Rounds        int           `help:"Measurements of which the median counts." default:"3"`
 	CPUProfile    string        `name:"cpuprofile" help:"Directory for CPU and allocation profiles of the processes, for go tool pprof: P1, P2, P3, P5, P6 and overload." placeholder:"DIR"`

@@ -11,10 +11,12 @@ import (
 	"time"
 )
 
-// door stands in front of an S3 server and makes PUTs slower. It hands bytes on as they
-// come, in one goroutine a direction, and takes no more of the machine than that: a
-// request begins where something comes from a client, and one that begins with "PUT "
-// waits first. (S3's clients have one request under way on a connection.)
+// door stands in front of an S3 server and makes a PUT take a time, as a store elsewhere
+// does: the server has the request at once, and its answer is held until that time has
+// passed since the request came; where the server takes longer it is not held. It hands
+// bytes on as they come, in one goroutine a direction, and takes no more of the machine
+// than that: a request begins where something comes from a client, one of those that are
+// slow with "PUT ". (S3's clients have one request under way on a connection.)
 type door struct {
 	url        string
 	target     string
@@ -63,23 +65,38 @@ func (d *door) serve(in net.Conn) {
 		_ = out.Close()
 	})
 	defer stop()
+	begin := time.Now()
+	var due atomic.Int64 // time since begin, before which no answer goes on
 	d.serving.Go(func() {
-		_, _ = io.Copy(in, out)
+		_ = handOn(in, out, func([]byte) error {
+			if left := time.Duration(due.Load()) - time.Since(begin); left > 0 {
+				return pause(d.ctx, left)
+			}
+			return nil
+		})
 		_ = in.Close() // ends the loop below
 	})
+	_ = handOn(out, in, func(b []byte) error {
+		if wait := d.putLatency.Load(); wait > 0 && bytes.HasPrefix(b, []byte("PUT ")) {
+			due.Store(int64(time.Since(begin)) + wait)
+		}
+		return nil
+	})
+}
+
+// handOn writes what it reads, each time after before, until one of the three fails.
+func handOn(to io.Writer, from io.Reader, before func([]byte) error) error {
 	buf := make([]byte, 256<<10)
 	for {
-		n, err := in.Read(buf)
+		n, err := from.Read(buf)
 		if err != nil {
-			return
+			return err
 		}
-		if wait := time.Duration(d.putLatency.Load()); wait > 0 && bytes.HasPrefix(buf[:n], []byte("PUT ")) {
-			if pause(d.ctx, wait) != nil {
-				return
-			}
+		if err := before(buf[:n]); err != nil {
+			return err
 		}
-		if _, err := out.Write(buf[:n]); err != nil {
-			return
+		if _, err := to.Write(buf[:n]); err != nil {
+			return err
 		}
 	}
 }

@@ -141,6 +141,9 @@ func (c counts) per(before counts, n float64) Values {
 	diff := func(name string) float64 { return c.metrics[name] - before.metrics[name] }
 	if len(c.metrics) > 0 {
 		v["puts_per_1000"] = diff(`lake_objects_requests_total{op="put",result="ok"}`) * 1000 / n
+		if puts := diff(`lake_objects_request_duration_seconds_count{op="put"}`); puts > 0 { // as the lake sees them
+			v["put_ms"] = diff(`lake_objects_request_duration_seconds_sum{op="put"}`) * 1e3 / puts
+		}
 		v["gets_per_1000"] = (diff(`lake_objects_requests_total{op="get",result="ok"}`) + diff(`lake_objects_requests_total{op="get_range",result="ok"}`)) * 1000 / n
 		v["bytes_put_per_op"] = diff(`lake_objects_bytes_total{op="put"}`) / n
 		v["events_per_1000"] = diff("lake_relay_events_published_total") * 1000 / n
