@@ -106,10 +106,11 @@ func (b *bench) p7form(ctx context.Context, form string) error {
 	return nil
 }
 
-// fillCaches reads more than a reader's caches hold by default, and as much again. A
-// process that has just started touches new memory for all that it allocates, until its
-// caches are full and the garbage collector has run with them full; where a page of new
-// memory costs 20 µs, as under some hypervisors, a read of 1 MB takes 20 ms longer for it.
+// fillCaches has a reader keep half as much again as its caches hold by default (256 MiB of
+// documents, 64 of segments). A process that has just started touches new memory for all
+// that it allocates, until its caches are full and the garbage collector has run with them
+// full; where a page of new memory costs 20 µs, as under some hypervisors, a read of 1 MB
+// takes 20 ms longer for it.
 func (b *bench) fillCaches(ctx context.Context, c lake) error {
 	const documents = 500 // of 1 MB
 	b.say("fill the caches")

@@ -138,6 +138,7 @@ func (b *bench) p6form(ctx context.Context, form string) error {
 				return nil, err
 			}
 			delete(v, "puts_per_1000")
+			delete(v, "put_ms")
 			delete(v, "bytes_put_per_op")
 			delete(v, "events_per_1000")
 			v["nats_per_s"], v["ratio"] = bare, v["reads_per_s"]/bare

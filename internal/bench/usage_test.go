@@ -49,6 +49,14 @@ func TestUsageOf(t *testing.T) {
 	if u.Processes != 1 || u.Writes != 4 || u.Reads != 1 || u.Messages != 4 || u.Puts < 4 || u.BytesPut == 0 || u.Lists == 0 {
 		t.Errorf("got %+v, want 4 writes with their puts, a read and 4 messages", u)
 	}
+	l := &lab{ops: map[string]string{"lake": strings.TrimPrefix(srv.URL, "http://")}}
+	c, err := l.count(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := c.per(counts{}, 4); v["puts_per_1000"] < 1000 || v["put_ms"] <= 0 {
+		t.Errorf("got %v, want a put a write at least, and what they took", v)
+	}
 	empty := httptest.NewServer(http.NotFoundHandler())
 	defer empty.Close()
 	if _, err := UsageOf(ctx, []string{empty.URL}, ""); err == nil || !strings.Contains(err.Error(), "--ops-listen") {

@@ -108,19 +108,25 @@ func TestWrittenOnce(t *testing.T) {
 	large := []byte(`{"d":"` + strings.Repeat("x", 1<<20) + `","p":{}}`)
 	member := `"m":"` + strings.Repeat("y", 100<<10) + `"`
 	patch := Delta{Type: MergePatch, Path: "/p", Body: []byte("{" + member + "}")}
+	list := []byte(`["` + strings.Repeat("x", 1<<20) + `"]`)
+	added := `"` + strings.Repeat("y", 12<<10) + `"` // little: a patch is reckoned at eight times its size
+	add := Delta{Type: JSONPatch, Path: "/", Body: []byte(`[{"op":"add","path":"/-","value":` + added + `}]`)}
 	for name, in := range map[string]struct {
 		base   []byte
 		deltas []Delta
+		size   int
 	}{
-		"base":     {large, []Delta{patch}},
-		"replaced": {[]byte(`{}`), []Delta{{Type: Replace, Path: "/", Body: large}, patch}},
-		"first":    {nil, []Delta{{Type: Replace, Path: "/", Body: large}, patch}},
+		"base":           {large, []Delta{patch}, len(large) + len(member)},
+		"replaced":       {[]byte(`{}`), []Delta{{Type: Replace, Path: "/", Body: large}, patch}, len(large) + len(member)},
+		"first":          {nil, []Delta{{Type: Replace, Path: "/", Body: large}, patch}, len(large) + len(member)},
+		"array":          {list, []Delta{add}, len(list) + len(",") + len(added)},
+		"array replaced": {[]byte(`{}`), []Delta{{Type: Replace, Path: "/", Body: list}, add}, len(list) + len(",") + len(added)},
 	} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		doc, _, err := Merge(in.base, in.deltas, Limits{})
 		runtime.ReadMemStats(&after)
-		if err != nil || len(doc) != len(large)+len(member) {
+		if err != nil || len(doc) != in.size {
 			t.Fatalf("%s: got %d bytes, %v", name, len(doc), err)
 		}
 		if made := after.TotalAlloc - before.TotalAlloc; made > uint64(len(doc)+128<<10) {
